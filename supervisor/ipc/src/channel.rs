@@ -1,0 +1,239 @@
+//! A `SOCK_SEQPACKET` pair that carries one message a packet, and file descriptors beside it (`unix(7)`, `SCM_RIGHTS`).
+#![allow(unsafe_code)] // recvmsg(2) hands out raw descriptors; they become OwnedFd here and nowhere else.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The version of what crosses here. A packet of another version is refused, never guessed at.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// The largest packet, in bytes; well under the default send buffer of a Unix socket (212,992 bytes).
+pub const MAX_PACKET: usize = 128 * 1024;
+
+/// The most descriptors in one packet: `SCM_MAX_FD` of the kernel.
+pub const MAX_FDS: usize = 253;
+
+/// What can go wrong between two processes.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The other process is gone or has closed its end.
+    #[error("the other end of the channel is closed")]
+    Closed,
+    /// The packet queue of the receiver is full: it does not read. `EAGAIN` of `sendmsg(2)`.
+    #[error("the other end does not read: its queue is full")]
+    Full,
+    /// The packet speaks another version.
+    #[error("the other end speaks protocol version {theirs}, this end {PROTOCOL_VERSION}")]
+    Version {
+        /// The version the packet carried.
+        theirs: u16,
+    },
+    /// The packet is too large to send, in bytes.
+    #[error("a message of {0} bytes is over the limit of {MAX_PACKET}")]
+    TooLarge(usize),
+    /// The kernel could not deliver everything (`MSG_TRUNC`, or `MSG_CTRUNC`: the receiver ran out of descriptors).
+    #[error("a packet arrived truncated: {0}")]
+    Truncated(&'static str),
+    /// The packet is not a message.
+    #[error("a packet cannot be understood: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// Any other failure of a system call.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// One end of the pair: non-blocking, close-on-exec.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Makes both ends.
+    pub fn pair() -> io::Result<(Channel, Channel)> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        Ok((Channel(a), Channel(b)))
+    }
+
+    /// Sends one message with `fds` beside it. Never blocks: a receiver that does not read is [`ChannelError::Full`].
+    pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let mut packet = PROTOCOL_VERSION.to_le_bytes().to_vec();
+        serde_json::to_writer(&mut packet, message)?;
+        if packet.len() > MAX_PACKET {
+            return Err(ChannelError::TooLarge(packet.len()));
+        }
+        let raw: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        loop {
+            return match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&packet)], control, flags, None) {
+                Ok(_) => Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Err(ChannelError::Full),
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ECONNREFUSED) => Err(ChannelError::Closed),
+                Err(errno) => Err(ChannelError::Io(errno.into())),
+            };
+        }
+    }
+
+    /// Takes the next message, or `None` when none waits. Descriptors arrive close-on-exec and are never leaked, also
+    /// when the message is refused.
+    pub fn recv<M: DeserializeOwned>(&self) -> Result<Option<(M, Vec<OwnedFd>)>, ChannelError> {
+        let mut packet = vec![0; MAX_PACKET];
+        let Some((length, flags, fds)) = receive(self.0.as_fd(), &mut packet)? else { return Ok(None) };
+        if length == 0 {
+            return Err(ChannelError::Closed);
+        }
+        if flags & libc::MSG_TRUNC != 0 {
+            return Err(ChannelError::Truncated("larger than the largest packet"));
+        }
+        if flags & libc::MSG_CTRUNC != 0 {
+            return Err(ChannelError::Truncated("descriptors are missing: the limit on open files was reached"));
+        }
+        let Some((version, body)) = packet[..length].split_first_chunk::<2>() else {
+            return Err(ChannelError::Truncated("no version"));
+        };
+        match u16::from_le_bytes(*version) {
+            PROTOCOL_VERSION => Ok(Some((serde_json::from_slice(body)?, fds))),
+            theirs => Err(ChannelError::Version { theirs }),
+        }
+    }
+}
+
+/// `recvmsg(2)` by hand: nix refuses to look at the control data of a message with `MSG_CTRUNC`, and the descriptors
+/// that did arrive in it would be open and known to nobody.
+fn receive(socket: BorrowedFd<'_>, packet: &mut [u8]) -> Result<Option<(usize, i32, Vec<OwnedFd>)>, ChannelError> {
+    const FD: usize = size_of::<RawFd>();
+    // SAFETY: CMSG_SPACE only computes.
+    const SPACE: usize = unsafe { libc::CMSG_SPACE((MAX_FDS * FD) as u32) } as usize;
+    let mut control = [0u64; SPACE.div_ceil(8)];
+    let mut iov = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
+    // SAFETY: all zeroes is a valid msghdr.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = SPACE;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    let length = loop {
+        // SAFETY: header points to live buffers of the lengths it names.
+        let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+        match Errno::result(length) {
+            Ok(length) => break length as usize,
+            Err(Errno::EINTR) => continue,
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(Errno::ECONNRESET) => return Err(ChannelError::Closed),
+            Err(errno) => return Err(ChannelError::Io(errno.into())),
+        }
+    };
+    let mut fds = Vec::new();
+    // SAFETY: the kernel filled in the control buffer; the CMSG macros walk it within msg_controllen.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    while !message.is_null() {
+        // SAFETY: message is a header inside the control buffer, followed by the data that cmsg_len tells; every
+        // descriptor in it was just made for this process and is known to nobody else.
+        unsafe {
+            if (*message).cmsg_level == libc::SOL_SOCKET && (*message).cmsg_type == libc::SCM_RIGHTS {
+                let count = ((*message).cmsg_len - libc::CMSG_LEN(0) as usize) / FD;
+                let data = libc::CMSG_DATA(message).cast::<RawFd>();
+                fds.extend((0..count).map(|i| OwnedFd::from_raw_fd(data.add(i).read_unaligned())));
+            }
+            message = libc::CMSG_NXTHDR(&raw const header, message);
+        }
+    }
+    Ok(Some((length, header.msg_flags, fds)))
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_and_its_descriptors_arrive_together() {
+        let (a, b) = Channel::pair().unwrap();
+        let (pipe, _write) = nix::unistd::pipe().unwrap();
+        a.send(&"take this", &[pipe.as_fd()]).unwrap();
+        let (text, fds) = b.recv::<String>().unwrap().unwrap();
+        assert_eq!((text.as_str(), fds.len()), ("take this", 1));
+        assert!(b.recv::<String>().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_closed_end_is_told_apart_from_an_empty_one() {
+        let (a, b) = Channel::pair().unwrap();
+        drop(a);
+        assert!(matches!(b.recv::<String>(), Err(ChannelError::Closed)));
+        assert!(matches!(b.send(&1, &[]), Err(ChannelError::Closed)));
+    }
+
+    #[test]
+    fn another_version_and_garbage_are_refused() {
+        let (a, b) = Channel::pair().unwrap();
+        let raw = |bytes: &[u8]| nix::unistd::write(&a, bytes).unwrap();
+        raw(b"\x63\x00\"hello\"");
+        assert!(matches!(b.recv::<String>(), Err(ChannelError::Version { theirs: 0x63 })));
+        raw(b"\x01\x00nonsense");
+        assert!(matches!(b.recv::<String>(), Err(ChannelError::Malformed(_))));
+        raw(b"\x01");
+        assert!(matches!(b.recv::<String>(), Err(ChannelError::Truncated(_))));
+    }
+
+    #[test]
+    fn descriptors_that_do_not_fit_are_told_and_none_leaks() {
+        // In a child of its own: the limit on open files is the process's.
+        let (a, b) = Channel::pair().unwrap();
+        let (pipe, _write) = nix::unistd::pipe().unwrap();
+        a.send(&0, &[pipe.as_fd(); 8]).unwrap();
+        // SAFETY: the child calls only system calls and what is built on them, then _exit.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                let open = || {
+                    (0..256)
+                        .filter(|fd| {
+                            nix::fcntl::fcntl(unsafe { BorrowedFd::borrow_raw(*fd) }, nix::fcntl::F_GETFD).is_ok()
+                        })
+                        .count()
+                };
+                let before = open();
+                let highest = (0..256)
+                    .rev()
+                    .find(|fd| nix::fcntl::fcntl(unsafe { BorrowedFd::borrow_raw(*fd) }, nix::fcntl::F_GETFD).is_ok());
+                let limit = highest.unwrap_or(0) as u64 + 4;
+                nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, limit, limit).unwrap();
+                let truncated = matches!(b.recv::<i32>(), Err(ChannelError::Truncated(_)));
+                let code = i32::from(!truncated) + 2 * i32::from(open() != before);
+                // SAFETY: ends the child without running the test harness's exit handlers.
+                unsafe { libc::_exit(code) }
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let status = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_and_a_full_queue_is_no_block() {
+        let (a, _b) = Channel::pair().unwrap();
+        assert!(matches!(a.send(&"x".repeat(MAX_PACKET), &[]), Err(ChannelError::TooLarge(_))));
+        let outcome = (0..100_000).find_map(|i| a.send(&i, &[]).err());
+        assert!(matches!(outcome, Some(ChannelError::Full)));
+    }
+}

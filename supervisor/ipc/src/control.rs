@@ -1,0 +1,284 @@
+//! What `batonctl` and the supervisor say to each other: one JSON object a line, both ways, over a Unix stream socket.
+//!
+//! A client sends one [`Request`] and reads [`Reply`] lines until one that is not [`Reply::Step`]; then it may send the
+//! next. By hand: `echo '{"version":1,"command":"status"}' | socat - UNIX-CONNECT:/run/baton/blue.sock`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::inheritance::Endpoint;
+use crate::scoreboard::{Cause, Slot, State};
+
+/// The version of the control protocol.
+pub const CONTROL_VERSION: u16 = 1;
+
+/// The longest request line, in bytes, newline included.
+pub const MAX_REQUEST: usize = 64 * 1024;
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// [`CONTROL_VERSION`].
+    pub version: u16,
+    /// What to do.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// Slots named in a command; empty means all.
+pub type Slots = Vec<Slot>;
+
+/// What an operator can ask of a supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Command {
+    /// The state of everything: [`Output::Status`].
+    Status,
+    /// Process ids: [`Output::Pids`].
+    Pid {
+        /// Only these slots; empty: the supervisor and all.
+        #[serde(default)]
+        slots: Slots,
+    },
+    /// Start slots that are stopped, backing off or fatal.
+    Start {
+        /// Which.
+        slots: Slots,
+    },
+    /// Drain slots and leave them down.
+    Stop {
+        /// Which.
+        slots: Slots,
+    },
+    /// Drain slots and start fresh workers, one after another.
+    Restart {
+        /// Which.
+        slots: Slots,
+    },
+    /// Read the configuration anew and restart all workers, one after another.
+    Reload,
+    /// Have this many slots.
+    Scale {
+        /// 1 to [`crate::scoreboard::MAX_SLOTS`].
+        workers: u16,
+    },
+    /// Log lines out of the log ring: [`Output::Tail`].
+    Tail {
+        /// Whose; none: the supervisor's own.
+        #[serde(default)]
+        slot: Option<Slot>,
+        /// The position to read from, as an earlier answer gave it; none: as far back as there is.
+        #[serde(default)]
+        from: Option<u64>,
+    },
+    /// Send a signal to the workers in these slots.
+    Signal {
+        /// A name without `SIG`, such as `USR1`.
+        signal: String,
+        /// Which.
+        slots: Slots,
+    },
+    /// Open log files anew, here and in all workers.
+    ReopenLogs,
+    /// Connections of all workers: [`Output::Connections`].
+    Connections {
+        /// By what to sort.
+        #[serde(default)]
+        order: Order,
+        /// How many rows.
+        #[serde(default = "default_limit")]
+        limit: usize,
+    },
+    /// Close every connection of a session.
+    Disconnect {
+        /// The session's token.
+        session: String,
+    },
+    /// Send a text message to every connection.
+    Broadcast {
+        /// The message: any JSON value, sent as it is.
+        message: serde_json::Value,
+    },
+    /// Drain everything and exit.
+    Shutdown,
+    /// Versions: [`Output::Version`].
+    Version,
+}
+
+fn default_limit() -> usize {
+    20
+}
+
+/// The order of a connections listing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Longest open first.
+    #[default]
+    Oldest,
+    /// Most output waiting for the client first.
+    Slowest,
+    /// Most messages first.
+    Biggest,
+}
+
+/// One line of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "lowercase")]
+pub enum Reply {
+    /// Progress of a long operation; more follows.
+    Step {
+        /// One sentence.
+        message: String,
+    },
+    /// Finished.
+    Done {
+        /// What was asked for.
+        output: Output,
+    },
+    /// Refused or failed.
+    Error {
+        /// What kind; the exit code of `batonctl` comes from it.
+        code: ErrorCode,
+        /// What happened and what to do, in a sentence.
+        message: String,
+    },
+}
+
+/// Kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Not a request: no JSON, unknown command, a missing or wrong field, too long.
+    BadRequest,
+    /// The peer is neither root, nor the service's user, nor in the control group.
+    PermissionDenied,
+    /// The request speaks another protocol version.
+    Version,
+    /// There is no such slot, session or signal.
+    NotFound,
+    /// Another long operation is running, or the service is shutting down.
+    Busy,
+    /// It was tried and did not work.
+    Failed,
+}
+
+/// What a finished command returns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Output {
+    /// Nothing but a sentence.
+    Text {
+        /// The sentence.
+        message: String,
+    },
+    /// To [`Command::Status`].
+    Status(Box<Status>),
+    /// To [`Command::Pid`].
+    Pids {
+        /// The supervisor's own, when no slot was named.
+        supervisor: Option<u32>,
+        /// Slot and pid; a slot that is down has none.
+        workers: Vec<(Slot, Option<u32>)>,
+    },
+    /// To [`Command::Tail`].
+    Tail {
+        /// Whole lines, newline included.
+        text: String,
+        /// Where to read on.
+        next: u64,
+        /// Bytes that were overwritten before they could be read.
+        missed: u64,
+    },
+    /// To [`Command::Connections`].
+    Connections {
+        /// All connections.
+        total: u64,
+        /// The first of them.
+        rows: Vec<ConnectionRow>,
+    },
+    /// To [`Command::Disconnect`] and [`Command::Broadcast`].
+    Reached {
+        /// Connections reached.
+        connections: u64,
+        /// Workers that answered.
+        workers: u16,
+    },
+    /// To [`Command::Version`].
+    Version {
+        /// Of the binary that runs.
+        version: String,
+        /// [`CONTROL_VERSION`] of the supervisor.
+        control: u16,
+        /// [`crate::channel::PROTOCOL_VERSION`] of the supervisor.
+        protocol: u16,
+    },
+}
+
+/// The page an operator wants at 3 a.m.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `blue` or `green`.
+    pub color: String,
+    /// Version of the running binary.
+    pub version: String,
+    /// Of the supervisor.
+    pub pid: u32,
+    /// Since the supervisor started.
+    pub uptime_seconds: f64,
+    /// `starting`, `running`, `reloading`, `draining`.
+    pub phase: String,
+    /// Addresses.
+    pub listen: Vec<Endpoint>,
+    /// What the workers share: `embedded` or `redis`, and where.
+    pub backplane: String,
+    /// One row a slot.
+    pub slots: Vec<SlotStatus>,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// Its number.
+    pub slot: Slot,
+    /// Its place in the life cycle.
+    pub state: State,
+    /// Of the worker in it.
+    pub pid: Option<u32>,
+    /// Since the worker started; 0 if there is none.
+    pub uptime_seconds: f64,
+    /// WebSockets open now.
+    pub connections: u64,
+    /// Messages received since the generation began, over all workers that were in the slot.
+    pub messages: u64,
+    /// Messages received per second, over the last few seconds.
+    pub messages_per_second: f64,
+    /// Workers that ended unasked since the generation began.
+    pub restarts: u64,
+    /// Why the last worker ended, in words: `killed by SIGKILL`, `exited with 3: cannot open the store`.
+    pub last_cause: Option<String>,
+    /// The kind of that cause.
+    pub last_cause_kind: Option<Cause>,
+    /// Seconds until the next start, when backing off.
+    pub retry_in_seconds: Option<f64>,
+    /// The slot that accepts in its place while it is down.
+    pub lent_to: Option<Slot>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// The slot that serves it.
+    pub slot: Slot,
+    /// As in the logs.
+    pub connection_id: String,
+    /// Its session's token.
+    pub session_uuid: String,
+    /// The client's address; empty for a Unix socket.
+    pub peer: String,
+    /// Since the upgrade.
+    pub age_seconds: f64,
+    /// Messages received on it.
+    pub messages: u64,
+    /// Output that the client has not taken yet, in bytes.
+    pub queued_bytes: u64,
+}

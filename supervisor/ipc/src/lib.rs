@@ -1,0 +1,22 @@
+//! All that crosses between baton's processes, and nothing else: no configuration, no logging, no async.
+//!
+//! | module | what crosses | over |
+//! |---|---|---|
+//! | [`messages`] | supervisor ↔ worker | [`channel`], a `SOCK_SEQPACKET` pair per worker |
+//! | [`control`] | `batonctl` ↔ supervisor | a Unix stream socket, one JSON object a line |
+//! | [`scoreboard`] | counters and states, every process to every other | a memfd mapped by all |
+//! | [`logring`] | the last log lines of each process | the same memfd |
+//! | [`inheritance`] | what a worker is born with | `fork(2)` |
+#![deny(unsafe_code)]
+
+pub mod channel;
+pub mod control;
+pub mod inheritance;
+pub mod logring;
+mod mapping;
+pub mod messages;
+pub mod scoreboard;
+
+pub use channel::{Channel, ChannelError};
+pub use inheritance::{Endpoint, Inheritance, Listener};
+pub use scoreboard::{MAX_SLOTS, Scoreboard, Slot};

@@ -1,0 +1,107 @@
+//! What supervisor and worker say to each other over their [`crate::Channel`].
+//!
+//! The supervisor asks, the worker answers; a worker speaks unasked only to say [`FromWorker::Ready`],
+//! [`FromWorker::Failed`] or [`FromWorker::Drained`]. Liveness is not a message: it is a word on the scoreboard.
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::{ConnectionRow, Order};
+use crate::inheritance::Endpoint;
+use crate::scoreboard::Slot;
+
+/// Supervisor → worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Stop accepting, answer what has arrived, say bye, close 1001, exit with 0 within this time.
+    Drain {
+        /// Milliseconds until the worker must be gone.
+        within_ms: u64,
+    },
+    /// Accept from a neighbour's listener too: its slot is down. The socket comes as the packet's descriptor.
+    Lend {
+        /// Whose socket it is.
+        slot: Slot,
+        /// Where it listens.
+        endpoint: Endpoint,
+    },
+    /// Stop accepting from the listeners of this slot, and close the descriptors: its own worker is back.
+    Return {
+        /// Whose sockets they are.
+        slot: Slot,
+    },
+    /// Open the log files anew: they were rotated.
+    ReopenLogs,
+    /// A question, answered by [`FromWorker::Answer`] with the same `id`.
+    Ask {
+        /// Chosen by the supervisor.
+        id: u64,
+        /// The question.
+        question: Question,
+    },
+}
+
+/// What a supervisor may ask a worker on behalf of an operator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Question {
+    /// The first connections in an order.
+    Connections {
+        /// By what to sort.
+        order: Order,
+        /// How many rows at most.
+        limit: usize,
+    },
+    /// Close every connection of this session with 1000.
+    Disconnect {
+        /// The session's token.
+        session: String,
+    },
+    /// Send a text message to every connection.
+    Broadcast {
+        /// The message, valid JSON.
+        text: String,
+    },
+}
+
+/// Worker → supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// Serving: runtime, store and listeners are up.
+    Ready,
+    /// The worker cannot start, and exits: the reason, for the operator.
+    Failed {
+        /// One sentence.
+        cause: String,
+    },
+    /// The answer to [`ToWorker::Ask`].
+    Answer {
+        /// The id of the question.
+        id: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// The drain is over and the worker exits.
+    Drained(DrainReport),
+}
+
+/// What a worker answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Question::Connections`].
+    Connections {
+        /// All connections of the worker.
+        total: u64,
+        /// The first of them, in the order asked for.
+        rows: Vec<ConnectionRow>,
+    },
+    /// To [`Question::Disconnect`] and [`Question::Broadcast`]: how many connections it reached.
+    Reached(u64),
+}
+
+/// How a drain ended for the connections of one worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainReport {
+    /// Said bye, closed 1001, and the client answered the close.
+    pub closed: u64,
+    /// Still open at the deadline, and cut.
+    pub cut: u64,
+}

@@ -1,0 +1,383 @@
+//! The scoreboard: shared memory with one row of integers per slot, made before the first fork.
+//!
+//! A row belongs to a slot, not to a process: its counters go on when the worker in it is replaced. Every word has one
+//! writer (the supervisor, or the worker that holds the slot) and any number of readers, so that an addition is a load
+//! and a store, both relaxed. What the counters mean is the worker's affair: here they are numbers.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::logring::{LogRing, RING_BYTES};
+use crate::mapping::Mapping;
+
+/// A worker's place, from 0.
+pub type Slot = u16;
+
+/// The most slots a generation can have.
+pub const MAX_SLOTS: u16 = 64;
+
+/// Gauges per row: cleared when the worker dies.
+pub const GAUGES: usize = 16;
+
+/// Counters per row: never cleared.
+pub const COUNTERS: usize = 128;
+
+/// The gauge that holds the number of open WebSockets; the supervisor shows it.
+pub const GAUGE_CONNECTIONS: usize = 0;
+
+/// The counter that holds the number of messages received; the supervisor shows it.
+pub const COUNTER_MESSAGES: usize = 0;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"batonsb\x01");
+const LINE: usize = 64;
+const HEADER_BYTES: usize = 4096;
+const SLOT_WORDS: usize = 32;
+const ROW_BYTES: usize = ((SLOT_WORDS + GAUGES + COUNTERS) * 8).next_multiple_of(LINE);
+const ROWS: usize = MAX_SLOTS as usize;
+// The ring after the last slot's is the supervisor's own.
+const RINGS: usize = ROWS + 1;
+const RINGS_AT: usize = (HEADER_BYTES + ROWS * ROW_BYTES).next_multiple_of(4096);
+const TOTAL: usize = RINGS_AT + RINGS * RING_BYTES;
+
+// Words of the header.
+const H_MAGIC: usize = 0;
+const H_TOTAL: usize = 1;
+const H_SLOTS: usize = 2;
+const H_STARTED: usize = 3;
+const H_RINGS: usize = 64;
+
+/// A place in the life cycle of a slot, as the scoreboard and `status` show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[repr(u64)]
+pub enum State {
+    /// Down on purpose.
+    Stopped = 0,
+    /// Down, waiting for its next try.
+    Backoff = 1,
+    /// Forked, not ready yet.
+    Starting = 2,
+    /// Serving.
+    Serving = 3,
+    /// Asked to drain.
+    Draining = 4,
+    /// Killed, not reaped yet.
+    Killed = 5,
+    /// Given up after too many deaths.
+    Fatal = 6,
+}
+
+impl State {
+    /// Every state, in the order of the numbers.
+    pub const ALL: [State; 7] =
+        [State::Stopped, State::Backoff, State::Starting, State::Serving, State::Draining, State::Killed, State::Fatal];
+}
+
+/// Why a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u64)]
+pub enum Cause {
+    /// It exited by itself, unasked.
+    Exit = 0,
+    /// A signal that the supervisor did not send killed it.
+    Signal = 1,
+    /// Its event loop stopped reporting, and the supervisor killed it.
+    Hang = 2,
+    /// It was not ready in time.
+    StartTimeout = 3,
+    /// It was asked to go: restart, reload, scale, stop.
+    Requested = 4,
+}
+
+impl Cause {
+    /// Every cause, in the order of the numbers.
+    pub const ALL: [Cause; 5] = [Cause::Exit, Cause::Signal, Cause::Hang, Cause::StartTimeout, Cause::Requested];
+
+    /// The name used as a metric's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Cause::Exit => "exit",
+            Cause::Signal => "signal",
+            Cause::Hang => "hang",
+            Cause::StartTimeout => "start_timeout",
+            Cause::Requested => "requested",
+        }
+    }
+}
+
+/// What a worker is doing with the lock of the store, so that a watchdog can tell the holder from those who wait for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u64)]
+pub enum StorePhase {
+    /// Nothing.
+    #[default]
+    Idle = 0,
+    /// Waiting for the lock.
+    Waiting = 1,
+    /// Holding the lock.
+    Holding = 2,
+}
+
+/// One shared integer with one writer.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Word(AtomicU64);
+
+impl Word {
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the value. Only the word's writer may.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Adds without a locked instruction: there is one writer.
+    pub fn add(&self, n: u64) {
+        self.set(self.get().wrapping_add(n));
+    }
+
+    /// Subtracts; a gauge stops at 0.
+    pub fn sub(&self, n: u64) {
+        self.set(self.get().saturating_sub(n));
+    }
+}
+
+/// One slot's row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    words: &'a [Word],
+}
+
+// Words of a row. The supervisor writes the first sixteen, the worker the rest.
+const STATE: usize = 0;
+const PID: usize = 1;
+const STARTED: usize = 2;
+const LAST_CAUSE: usize = 3;
+const RESTARTS: usize = 4;
+const TICK: usize = 16;
+const STORE_PHASE: usize = 17;
+const STORE_SINCE: usize = 18;
+
+impl<'a> Row<'a> {
+    /// The slot's state. Written by the supervisor.
+    pub fn state(&self) -> State {
+        let word = self.words[STATE].get();
+        State::ALL.into_iter().find(|state| *state as u64 == word).unwrap_or(State::Stopped)
+    }
+
+    /// Sets the state, and the pid of the worker (0: none).
+    pub fn set_state(&self, state: State, pid: u32) {
+        self.words[STATE].set(state as u64);
+        self.words[PID].set(pid.into());
+    }
+
+    /// The worker's pid, if there is one.
+    pub fn pid(&self) -> Option<u32> {
+        u32::try_from(self.words[PID].get()).ok().filter(|pid| *pid != 0)
+    }
+
+    /// When the worker was forked, in milliseconds of `CLOCK_MONOTONIC`; 0: never.
+    pub fn started(&self) -> &'a Word {
+        &self.words[STARTED]
+    }
+
+    /// How many workers of this slot ended for this cause. Written by the supervisor.
+    pub fn restarts(&self, cause: Cause) -> &'a Word {
+        &self.words[RESTARTS + cause as usize]
+    }
+
+    /// Why the last worker ended.
+    pub fn last_cause(&self) -> Option<Cause> {
+        let word = self.words[LAST_CAUSE].get();
+        Cause::ALL.into_iter().find(|cause| *cause as u64 + 1 == word)
+    }
+
+    /// Notes why a worker ended, and counts it.
+    pub fn ended(&self, cause: Cause) {
+        self.words[LAST_CAUSE].set(cause as u64 + 1);
+        self.restarts(cause).add(1);
+    }
+
+    /// When the worker's event loop last turned, in milliseconds of `CLOCK_MONOTONIC`. Written by the worker.
+    pub fn tick(&self) -> &'a Word {
+        &self.words[TICK]
+    }
+
+    /// What the worker does with the store's lock, and since when (milliseconds of `CLOCK_MONOTONIC`).
+    pub fn store_phase(&self) -> (StorePhase, u64) {
+        let phase = match self.words[STORE_PHASE].get() {
+            1 => StorePhase::Waiting,
+            2 => StorePhase::Holding,
+            _ => StorePhase::Idle,
+        };
+        (phase, self.words[STORE_SINCE].get())
+    }
+
+    /// Notes what the worker does with the store's lock.
+    pub fn set_store_phase(&self, phase: StorePhase, since_ms: u64) {
+        self.words[STORE_SINCE].set(since_ms);
+        self.words[STORE_PHASE].set(phase as u64);
+    }
+
+    /// A gauge, below [`GAUGES`]. Written by the worker, cleared by the supervisor when the worker is gone.
+    pub fn gauge(&self, index: usize) -> &'a Word {
+        &self.words[SLOT_WORDS..][..GAUGES][index]
+    }
+
+    /// A counter, below [`COUNTERS`]. Written by the worker.
+    pub fn counter(&self, index: usize) -> &'a Word {
+        &self.words[SLOT_WORDS + GAUGES..][..COUNTERS][index]
+    }
+
+    /// Clears what only a living worker can vouch for.
+    pub fn clear_gauges(&self) {
+        self.words[SLOT_WORDS..][..GAUGES].iter().for_each(|gauge| gauge.set(0));
+        self.words[TICK].set(0);
+        self.set_store_phase(StorePhase::Idle, 0);
+    }
+}
+
+/// The shared memory of a generation.
+#[derive(Debug)]
+pub struct Scoreboard {
+    mapping: Mapping,
+}
+
+impl Scoreboard {
+    /// A fresh one for `slots` slots.
+    pub fn create(slots: u16) -> io::Result<Scoreboard> {
+        let board = Scoreboard { mapping: Mapping::create("baton-scoreboard", TOTAL)? };
+        board.header(H_TOTAL).set(TOTAL as u64);
+        board.header(H_STARTED).set(monotonic_ms());
+        board.set_slots(slots);
+        board.header(H_MAGIC).set(MAGIC);
+        Ok(board)
+    }
+
+    /// Maps one that another process made. Another layout is refused.
+    pub fn adopt(memfd: OwnedFd) -> io::Result<Scoreboard> {
+        let board = Scoreboard { mapping: Mapping::of(memfd, TOTAL)? };
+        if board.header(H_MAGIC).get() != MAGIC || board.header(H_TOTAL).get() != TOTAL as u64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a scoreboard of another layout"));
+        }
+        Ok(board)
+    }
+
+    /// The descriptor to pass on.
+    pub fn memfd(&self) -> BorrowedFd<'_> {
+        self.mapping.memfd()
+    }
+
+    /// How many slots the generation has now.
+    pub fn slots(&self) -> u16 {
+        self.header(H_SLOTS).get().min(MAX_SLOTS.into()) as u16
+    }
+
+    /// Changes how many slots there are. Only the supervisor may.
+    pub fn set_slots(&self, slots: u16) {
+        self.header(H_SLOTS).set(slots.min(MAX_SLOTS).into());
+    }
+
+    /// When the scoreboard was made, in milliseconds of `CLOCK_MONOTONIC`.
+    pub fn started_ms(&self) -> u64 {
+        self.header(H_STARTED).get()
+    }
+
+    /// The row of a slot.
+    ///
+    /// # Panics
+    /// If `slot` is not below [`MAX_SLOTS`].
+    pub fn row(&self, slot: Slot) -> Row<'_> {
+        assert!(slot < MAX_SLOTS, "slot {slot} is outside the scoreboard");
+        Row { words: self.words(HEADER_BYTES + usize::from(slot) * ROW_BYTES, ROW_BYTES / 8) }
+    }
+
+    /// All rows in use.
+    pub fn rows(&self) -> impl Iterator<Item = (Slot, Row<'_>)> {
+        (0..self.slots()).map(|slot| (slot, self.row(slot)))
+    }
+
+    /// The log ring of a slot's workers, or of the supervisor.
+    pub fn ring(&self, slot: Option<Slot>) -> LogRing<'_> {
+        let index = slot.map_or(ROWS, |slot| usize::from(slot.min(MAX_SLOTS - 1)));
+        let written = &self.mapping.words((H_RINGS + index) * 8, 1)[0];
+        LogRing::new(written, self.mapping.bytes(RINGS_AT + index * RING_BYTES, RING_BYTES))
+    }
+
+    fn header(&self, index: usize) -> &Word {
+        &self.words(index * 8, 1)[0]
+    }
+
+    #[allow(unsafe_code)]
+    fn words(&self, offset: usize, count: usize) -> &[Word] {
+        let words = self.mapping.words(offset, count);
+        // SAFETY: Word is a transparent AtomicU64.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+    }
+}
+
+/// Milliseconds of `CLOCK_MONOTONIC`, which all processes of a machine share.
+pub fn monotonic_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists");
+    now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_mappings_of_one_memfd_see_the_same_numbers() {
+        let ours = Scoreboard::create(4).unwrap();
+        let theirs = Scoreboard::adopt(ours.memfd().try_clone_to_owned().unwrap()).unwrap();
+        theirs.row(3).counter(COUNTER_MESSAGES).add(41);
+        ours.row(3).counter(COUNTER_MESSAGES).add(1);
+        ours.row(3).set_state(State::Serving, 77);
+        ours.row(3).ended(Cause::Hang);
+        assert_eq!(theirs.row(3).counter(COUNTER_MESSAGES).get(), 42);
+        assert_eq!((theirs.row(3).state(), theirs.row(3).pid()), (State::Serving, Some(77)));
+        assert_eq!(theirs.row(3).last_cause(), Some(Cause::Hang));
+        assert_eq!((theirs.slots(), theirs.rows().count()), (4, 4));
+        theirs.ring(None).write(b"a line\n");
+        assert_eq!(ours.ring(None).read(None).text, "a line\n");
+    }
+
+    #[test]
+    fn gauges_end_with_the_worker_and_counters_go_on() {
+        let board = Scoreboard::create(1).unwrap();
+        let row = board.row(0);
+        row.gauge(GAUGE_CONNECTIONS).add(5);
+        row.counter(COUNTERS - 1).add(9);
+        row.tick().set(1);
+        row.set_store_phase(StorePhase::Holding, 12);
+        row.clear_gauges();
+        assert_eq!((row.gauge(GAUGE_CONNECTIONS).get(), row.counter(COUNTERS - 1).get()), (0, 9));
+        assert_eq!((row.tick().get(), row.store_phase()), (0, (StorePhase::Idle, 0)));
+    }
+
+    #[test]
+    fn a_foreign_memfd_is_refused() {
+        let foreign = Mapping::create("foreign", TOTAL).unwrap();
+        assert!(Scoreboard::adopt(foreign.memfd().try_clone_to_owned().unwrap()).is_err());
+        let short = Mapping::create("short", 4096).unwrap();
+        assert!(Scoreboard::adopt(short.memfd().try_clone_to_owned().unwrap()).is_err());
+    }
+
+    #[test]
+    fn rows_and_rings_do_not_overlap() {
+        let board = Scoreboard::create(MAX_SLOTS).unwrap();
+        board.row(MAX_SLOTS - 1).counter(COUNTERS - 1).set(u64::MAX);
+        board.ring(Some(0)).write(&[b'x'; RING_BYTES]);
+        board.ring(Some(1)).write(b"second\n");
+        assert_eq!(board.row(MAX_SLOTS - 1).counter(COUNTERS - 1).get(), u64::MAX);
+        assert_eq!(board.ring(Some(1)).read(None).text, "second\n");
+        assert_eq!(board.slots(), MAX_SLOTS);
+    }
+}
