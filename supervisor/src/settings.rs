@@ -1,0 +1,31 @@
+//! What a supervisor is told. Validated before it gets here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use baton_ipc::Endpoint;
+
+/// Plain values; the supervisor reads no configuration itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Which generation this is: `blue` or `green`. Names the control socket.
+    pub color: String,
+    /// Version of this binary, for `status`.
+    pub version: &'static str,
+    /// Where to listen; each address gets one socket per slot.
+    pub listen: Vec<Endpoint>,
+    /// How many slots, 1 to [`baton_ipc::MAX_SLOTS`].
+    pub workers: u16,
+    /// Directory of the control socket `COLOR.sock`.
+    pub runtime_dir: PathBuf,
+    /// How long a draining worker may take before it is killed.
+    pub drain_timeout: Duration,
+    /// How long a new worker may take to say that it is ready.
+    pub start_timeout: Duration,
+    /// How long a worker's event loop may be silent.
+    pub hang_timeout: Duration,
+    /// A group whose members may use the control socket, beside root and the service's own user.
+    pub control_group: Option<String>,
+    /// What the workers share, in words, for `status`.
+    pub backplane: String,
+}

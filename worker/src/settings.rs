@@ -1,0 +1,79 @@
+//! What a worker is told. Validated before it gets here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Plain values; a worker reads no configuration itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Which generation this is: `blue` or `green`.
+    pub color: String,
+    /// Version of this binary, for `/status`.
+    pub version: &'static str,
+    /// How often every connection gets `{"ts":…}`, at wall-clock multiples.
+    pub heartbeat_interval: Duration,
+    /// How long a session is kept after its last message and its last connection.
+    pub session_ttl: Duration,
+    /// Directory of the embedded store.
+    pub state_dir: PathBuf,
+    /// The most the embedded store may grow to, in bytes.
+    pub store_max_size: u64,
+    /// How often the embedded store is copied to a checkpoint that survives a power loss.
+    pub checkpoint_interval: Duration,
+    /// What the test page dials, without a path: `ws://localhost:8000`.
+    pub ws_base_url: String,
+    /// Values of `Origin` that may upgrade; empty: any.
+    pub allowed_origins: Vec<String>,
+    /// Reconnect hints are spread evenly over this time.
+    pub retry_spread: Duration,
+    /// What one client, and all of them together, may use.
+    pub limits: Limits,
+}
+
+/// The bounds of one worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// WebSockets of one worker; none: as many as it may have descriptors.
+    pub max_connections: Option<usize>,
+    /// Bytes of one message; a larger one closes 1009.
+    pub max_message_size: usize,
+    /// Frames of one message; more close 1008.
+    pub max_fragments: u32,
+    /// Frames a second from one connection; more close 1008. 0: no limit.
+    pub max_message_rate: u32,
+    /// Bytes of output waiting for one client; more close 1008.
+    pub max_output: usize,
+    /// Bytes that all connections of the worker together may hold in unfinished messages and waiting output.
+    pub max_buffer_memory: usize,
+    /// How long a client may take for the head of its request, and an idle HTTP connection may stay.
+    pub handshake_timeout: Duration,
+    /// HTTP connections open at once; over it the oldest is dropped.
+    pub max_handshakes: usize,
+    /// How long a client may leave output untaken before it is closed 1008.
+    pub write_timeout: Duration,
+    /// How long a client may take to answer a close.
+    pub close_timeout: Duration,
+    /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged.
+    pub user_timeout: Duration,
+    /// How often to ping; a client silent from one ping to the next is closed. None: the heartbeat is the only probe.
+    pub ping_interval: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_connections: None,
+            max_message_size: 1024 * 1024,
+            max_fragments: 1024,
+            max_message_rate: 10_000,
+            max_output: 256 * 1024,
+            max_buffer_memory: 64 * 1024 * 1024,
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 1024,
+            write_timeout: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
+            user_timeout: Duration::from_secs(60),
+            ping_interval: None,
+        }
+    }
+}
