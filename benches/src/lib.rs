@@ -1,1 +1,25 @@
-//! Placeholder.
+//! What `make bench` runs.
+//!
+//! The question is what a message, an idle connection, a start and a shutdown cost in baton, beside servers that do the
+//! same work: `floor`, a bare epoll loop below which nobody gets; fastwebsockets and tokio-tungstenite as published.
+//! `README.md` in this directory tells the method and what the figures do not say.
+//!
+//! * [`frame`], [`handshake`], [`listening`]: as much of RFC 6455 as the floor and the client need.
+//! * [`client`]: the load client, one thread and one epoll, run by `bench_client` in a process of its own.
+//! * [`child`], [`procfs`], [`cores`], [`machine`]: start, place, bound and measure processes.
+//! * [`targets`]: how each server is started.
+//! * [`rows`]: the measurements; [`table`]: what is printed.
+
+#![deny(unsafe_code)]
+
+pub mod child;
+pub mod client;
+pub mod cores;
+pub mod frame;
+pub mod handshake;
+pub mod listening;
+pub mod machine;
+pub mod procfs;
+pub mod rows;
+pub mod table;
+pub mod targets;

@@ -1,0 +1,125 @@
+//! The load client: `bench_client MODE 127.0.0.1:PORT …`. Its report is one JSON object on stdout.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use baton_benches::client::load::{Load, Until};
+use baton_benches::client::{self, Dial, heartbeat, idle, shutdown};
+use baton_benches::machine;
+use clap::{Args, Parser, Subcommand};
+
+/// A load client for one WebSocket server that counts
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Messages as fast as they are answered; checks every reply
+    Load {
+        #[command(flatten)]
+        dial: DialArgs,
+        /// Messages in flight on each connection; sent as one burst, the next when all are answered
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+        depth: u32,
+        /// How long to send
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// How many messages to send, instead of how long
+        #[arg(long, conflicts_with = "seconds")]
+        messages: Option<u64>,
+        /// How long to send before the run proper
+        #[arg(long, default_value_t = 0.25)]
+        warm_up: f64,
+        /// The text of each message, at most 125 bytes
+        #[arg(long, default_value = "hello", value_parser = payload)]
+        payload: String,
+    },
+    /// Connections that do nothing, until a line comes on stdin
+    Idle {
+        #[command(flatten)]
+        dial: DialArgs,
+    },
+    /// Idle connections that record when each heartbeat arrives
+    Heartbeat {
+        #[command(flatten)]
+        dial: DialArgs,
+        /// How many heartbeats to record
+        #[arg(long, default_value_t = 1)]
+        beats: usize,
+        /// How long to wait for them
+        #[arg(long, default_value_t = 10.0)]
+        patience: f64,
+    },
+    /// Well-behaved connections that wait for the server to close them
+    Shutdown {
+        #[command(flatten)]
+        dial: DialArgs,
+        /// How long to wait for it
+        #[arg(long, default_value_t = 15.0)]
+        patience: f64,
+    },
+}
+
+#[derive(Args)]
+struct DialArgs {
+    /// The server
+    server: SocketAddr,
+    /// How many connections
+    #[arg(long, short = 'n', default_value_t = 100)]
+    connections: usize,
+    /// The address to connect from
+    #[arg(long)]
+    source: Option<IpAddr>,
+}
+
+impl DialArgs {
+    fn dial(&self) -> Dial {
+        Dial { server: self.server, source: self.source }
+    }
+}
+
+fn payload(text: &str) -> Result<String, &'static str> {
+    if text.len() < 126 { Ok(text.to_owned()) } else { Err("at most 125 bytes") }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().mode) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench_client: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mode: Mode) -> io::Result<()> {
+    machine::raise_descriptor_limit()?;
+    match mode {
+        Mode::Load { dial, depth, seconds, messages, warm_up, payload } => {
+            let mut load = Load::new(dial.dial().open(dial.connections)?, depth, payload.as_bytes())?;
+            load.run(Until::Elapsed(Duration::from_secs_f64(warm_up)))?;
+            client::ready()?;
+            client::report(&load.run(match messages {
+                Some(messages) => Until::Messages(messages),
+                None => Until::Elapsed(Duration::from_secs_f64(seconds)),
+            })?)
+        }
+        Mode::Idle { dial } => idle::run(dial.dial(), dial.connections),
+        Mode::Heartbeat { dial, beats, patience } => {
+            let patience = Duration::from_secs_f64(patience);
+            client::report(&heartbeat::run(dial.dial(), dial.connections, beats, patience)?)
+        }
+        Mode::Shutdown { dial, patience } => {
+            let patience = Duration::from_secs_f64(patience);
+            client::report(&shutdown::run(dial.dial(), dial.connections, patience)?)
+        }
+    }
+}
