@@ -1,1 +1,107 @@
-//! wip
+//! Processes and sockets: what keeps workers running, and knows nothing of what they do.
+//!
+//! # The life of a generation
+//!
+//! [`run`] takes the control socket `COLOR.sock` (one supervisor of a color at a time), binds every listen address once
+//! for every slot, makes the scoreboard and forks one worker per slot. Then it turns in its one loop: wait, event,
+//! step, perform. It has one thread and one blocking point, a `poll(2)` over signals, processes, the control socket
+//! and its clients, the channels of the workers, and the nearest deadline. So it may fork at any time.
+//!
+//! # The life of a slot
+//!
+//! `VACANT → STARTING → SERVING → DRAINING → KILLED`, then vacant again or `STOPPED`; `FATAL` after too many deaths. A
+//! pure function, `slot::step`, decides, and the loop performs. A worker serves once it has said so, and dies of:
+//!
+//! * an exit or a signal: replaced at once; if it goes on dying, with growing delays; after ten deaths in a minute
+//!   without ten healthy seconds the slot is `FATAL` until an operator starts it. When all are, the supervisor ends.
+//! * silence: its event loop has not turned for `hang_timeout`. SIGABRT, for the core, and a second later SIGKILL. If
+//!   it was only waiting for the store, the one who holds the store is killed instead.
+//! * a start that takes longer than `start_timeout`, or a drain that takes longer than `drain_timeout`.
+//!
+//! The listeners stay open all the while. For a slot that is down for longer than a moment a neighbour accepts.
+//!
+//! # Signals
+//!
+//! | signal | effect |
+//! |---|---|
+//! | TERM, INT | drain and end; a second one: at once |
+//! | QUIT | end at once |
+//! | HUP | read the configuration anew, replace the workers one after another |
+//! | USR1 | open log files anew |
+//! | TTIN, TTOU | one worker more, one fewer |
+//!
+//! Workers ignore all of these: they are told over their channels, and when a channel ends, because the supervisor is
+//! gone, they drain by themselves.
+//!
+//! # What a caller has to know
+//!
+//! [`run`] must be called by a process with one thread: it forks. In the children it does not return.
+#![deny(unsafe_code)]
+
+mod backoff;
+mod client;
+mod commands;
+mod control;
+mod error;
+mod inquiry;
+mod lending;
+mod listeners;
+mod notify;
+mod operation;
+mod place;
+mod process;
+mod settings;
+mod slot;
+mod status;
+mod supervisor;
+mod sys;
+mod watchdog;
+mod workers;
+
+use std::rc::Rc;
+
+use baton_ipc::{Inheritance, Scoreboard};
+
+pub use error::Error;
+pub use settings::Settings;
+
+use crate::supervisor::{Ending, Supervisor};
+
+/// What a supervisor runs but knows nothing about.
+pub trait Service {
+    /// The body of a worker. Runs in the forked child, whose process ends with the returned code.
+    fn work(&mut self, inheritance: Inheritance) -> i32;
+
+    /// Reads the configuration anew. `Err` is a sentence for the operator, and leaves everything as it is. What cannot
+    /// change while running is refused by [`Settings::allow_change`], which an implementation should ask before it
+    /// takes over anything for the workers to come.
+    fn reload(&mut self) -> Result<Settings, String>;
+
+    /// Opens the supervisor's own log files anew.
+    fn reopen_logs(&mut self);
+
+    /// Called once, in the supervisor, as soon as the scoreboard exists: the log rings are in it.
+    fn scoreboard(&mut self, board: Rc<Scoreboard>);
+}
+
+/// Runs a generation until it has drained. Blocks signals, so the process should do nothing else.
+///
+/// # Errors
+/// An address or the control socket is taken; or, later, every slot has given up. Files are cleaned up in any case.
+pub fn run(settings: Settings, service: &mut dyn Service) -> Result<(), Error> {
+    let mut supervisor = Supervisor::new(settings, service)?;
+    match supervisor.run() {
+        Ending::Done(result) => {
+            supervisor.clean_up();
+            match &result {
+                Ok(()) => tracing::info!("ended"),
+                Err(error) => tracing::error!(%error, "ended"),
+            }
+            result
+        }
+        Ending::Worker(slot, channel) => {
+            let (service, inheritance) = supervisor.into_worker(slot, channel);
+            process::live(slot, || service.work(inheritance))
+        }
+    }
+}

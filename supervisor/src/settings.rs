@@ -29,3 +29,21 @@ pub struct Settings {
     /// What the workers share, in words, for `status`.
     pub backplane: String,
 }
+
+impl Settings {
+    /// Whether a running supervisor can take these over. `Err` names what would need a restart.
+    pub fn allow_change(&self, new: &Settings) -> Result<(), String> {
+        let fixed = [
+            ("listen", self.listen != new.listen),
+            ("color", self.color != new.color),
+            ("runtime-dir", self.runtime_dir != new.runtime_dir),
+            ("control-group", self.control_group != new.control_group),
+        ];
+        let changed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let names = changed.join(", ");
+        Err(format!("{names} cannot change while the service runs: nothing was changed, and it takes a new start"))
+    }
+}

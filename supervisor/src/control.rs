@@ -1,0 +1,276 @@
+//! The control socket: who may speak, and to how many we listen.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use baton_ipc::control::{ErrorCode, Reply, Request};
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::PollFlags;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Group};
+
+use crate::Error;
+use crate::client::Client;
+use crate::listeners::{dial, identity, replace_stale};
+use crate::sys::{self, Peer};
+
+/// The most clients at a time.
+const MAX_CLIENTS: usize = 16;
+
+/// Names a client; never used twice.
+pub(crate) type ClientId = u64;
+
+/// The socket and those who are connected to it.
+#[derive(Debug)]
+pub(crate) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+    access: Access,
+    clients: BTreeMap<ClientId, Client>,
+    next: ClientId,
+}
+
+/// Who may use it.
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    owner: u32,
+    group: Option<u32>,
+}
+
+impl Access {
+    fn allows(self, peer: &Peer) -> bool {
+        peer.uid == 0 || peer.uid == self.owner || self.group.is_some_and(|group| peer.groups.contains(&group))
+    }
+}
+
+impl Control {
+    /// Makes `COLOR.sock`. The second value tells that a supervisor of this color died here without cleaning up.
+    pub(crate) fn open(directory: &Path, color: &str, group: Option<&str>) -> Result<(Control, bool), Error> {
+        let path = directory.join(format!("{color}.sock"));
+        let failed = |source| Error::Control { path: path.clone(), source };
+        let group = group.map(find_group).transpose()?;
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
+        // Two that start at the same time must not take each other's fresh socket for a stale one. Released at the
+        // end of this function.
+        let lock = fs::File::open(directory).map_err(failed)?;
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))?;
+        let found = identity(&path).is_some();
+        let listener = match replace_stale(&path, || bind(&path, group)) {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(taken(&path, color, error)),
+            Err(error) => return Err(failed(error)),
+        };
+        let access = Access { owner: nix::unistd::geteuid().as_raw(), group: group.map(Gid::as_raw) };
+        let identity = identity(&path);
+        Ok((Control { listener, path, identity, access, clients: BTreeMap::new(), next: 0 }, found))
+    }
+
+    /// Lets in who waits outside.
+    pub(crate) fn accept(&mut self, now: Instant) {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // Out of descriptors, most likely: the loop must not spin on it, and operators must get in again.
+                    tracing::warn!(%error, "cannot accept on the control socket");
+                    self.clients.clear();
+                    return;
+                }
+            };
+            let peer = sys::peer(stream.as_fd());
+            let Ok(mut client) = Client::new(stream) else { continue };
+            match peer {
+                Ok(peer) if self.access.allows(&peer) => {
+                    if self.clients.len() >= MAX_CLIENTS {
+                        let message = format!("{MAX_CLIENTS} clients are connected already: try again later");
+                        client.refuse(ErrorCode::Busy, &message, now);
+                    }
+                }
+                Ok(peer) => {
+                    tracing::warn!(peer_pid = peer.pid, peer_uid = peer.uid, "refused a client of the control socket");
+                    let message = "only root, the user of the service and members of its control group may do this";
+                    client.refuse(ErrorCode::PermissionDenied, message, now);
+                }
+                Err(error) => {
+                    client.refuse(ErrorCode::PermissionDenied, &format!("cannot tell who you are: {error}"), now);
+                }
+            }
+            // The refused ones linger for a second at most; twice the number is where even that ends.
+            if !client.is_gone() && self.clients.len() < 2 * MAX_CLIENTS {
+                self.clients.insert(self.next, client);
+                self.next += 1;
+            }
+        }
+    }
+
+    /// What to poll: each client and what it waits for.
+    pub(crate) fn interests(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>, PollFlags)> {
+        self.clients.iter().map(|(id, client)| (*id, client.as_fd(), client.interest()))
+    }
+
+    /// A client's socket has news.
+    pub(crate) fn attend(&mut self, id: ClientId, events: PollFlags, now: Instant) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.attend(events, now);
+        }
+    }
+
+    /// The next request of anybody who may ask one.
+    pub(crate) fn take_request(&mut self, now: Instant) -> Option<(ClientId, Request)> {
+        self.clients.iter_mut().find_map(|(id, client)| Some((*id, client.take_request(now)?)))
+    }
+
+    /// Answers; a client that has left gets nothing.
+    pub(crate) fn reply(&mut self, id: ClientId, reply: &Reply, now: Instant) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.reply(reply, now);
+        }
+    }
+
+    /// Drops who took too long, or has left.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        self.clients.retain(|_, client| {
+            client.expire(now);
+            !client.is_gone()
+        });
+    }
+
+    /// When [`Control::expire`] will change something.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.clients.values().filter_map(Client::deadline).min()
+    }
+
+    /// Removes the socket file, at the very end; not if it has become a successor's.
+    pub(crate) fn remove_file(&self) {
+        if identity(&self.path) == self.identity {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+fn find_group(name: &str) -> Result<Gid, Error> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid),
+        Ok(None) => Err(Error::NoSuchGroup(name.to_owned())),
+        Err(errno) => Err(Error::system("look up the control group")(errno)),
+    }
+}
+
+fn bind(path: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
+    // Nobody may connect between bind and chmod.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener?;
+    if let Some(group) = group {
+        let opened = nix::unistd::chown(path, None, Some(group)).map_err(io::Error::from);
+        let opened = opened.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o660)));
+        opened.inspect_err(|_| drop(fs::remove_file(path)))?;
+    }
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Who has the socket: the kernel remembers who called listen(2).
+fn taken(path: &Path, color: &str, error: io::Error) -> Error {
+    match dial(path).and_then(|socket| sys::peer(socket.as_fd())) {
+        Ok(peer) => Error::AlreadyRunning { color: color.to_owned(), pid: peer.pid },
+        Err(_) => Error::Control { path: path.to_owned(), source: error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn open(directory: &Path) -> (Control, bool) {
+        Control::open(directory, "blue", None).unwrap()
+    }
+
+    fn first_line(stream: &UnixStream) -> String {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line
+    }
+
+    #[test]
+    fn root_the_owner_and_the_group_are_let_in() {
+        let access = Access { owner: 100, group: Some(7) };
+        let peer = |uid, groups: &[u32]| Peer { pid: 1, uid, groups: groups.to_vec() };
+        assert!(access.allows(&peer(0, &[])) && access.allows(&peer(100, &[])) && access.allows(&peer(5, &[3, 7])));
+        assert!(!access.allows(&peer(5, &[3])) && !access.allows(&peer(101, &[100])));
+        assert!(!Access { group: None, ..access }.allows(&peer(5, &[7])));
+    }
+
+    #[test]
+    fn the_socket_is_private_and_its_directory_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let nested = directory.path().join("run/baton");
+        let (control, died) = open(&nested);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&nested.join("blue.sock")), died), (0o600, false));
+        control.remove_file();
+        assert!(!nested.join("blue.sock").exists());
+    }
+
+    #[test]
+    fn a_living_supervisor_is_named_and_a_dead_ones_socket_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let (first, _) = open(directory.path());
+        let error = Control::open(directory.path(), "blue", None).unwrap_err();
+        assert!(
+            error.to_string().starts_with(&format!("blue already runs with pid {}", std::process::id())),
+            "{error}"
+        );
+        Control::open(directory.path(), "green", None).unwrap();
+        drop(first);
+        let (_second, died) = open(directory.path());
+        assert!(died);
+        UnixStream::connect(directory.path().join("blue.sock")).unwrap();
+    }
+
+    #[test]
+    fn a_group_that_does_not_exist_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = Control::open(directory.path(), "blue", Some("no-such-group")).unwrap_err();
+        assert!(matches!(error, Error::NoSuchGroup(_)));
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_clients_and_the_next_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut control, _) = open(directory.path());
+        let now = Instant::now();
+        let dial = || UnixStream::connect(directory.path().join("blue.sock")).unwrap();
+        let mut clients: Vec<UnixStream> = (0..=MAX_CLIENTS).map(|_| dial()).collect();
+        control.accept(now);
+        assert!(first_line(&clients[MAX_CLIENTS]).contains("busy"));
+        clients[0].write_all(b"{\"version\":1,\"command\":\"version\"}\n").unwrap();
+        control.attend(0, PollFlags::POLLIN, now);
+        assert!(matches!(control.take_request(now), Some((0, _))));
+        clients.truncate(1);
+        let ids: Vec<ClientId> = control.interests().map(|(id, ..)| id).filter(|id| *id != 0).collect();
+        ids.iter().for_each(|id| control.attend(*id, PollFlags::POLLIN | PollFlags::POLLHUP, now));
+        while control.take_request(now).is_some() {}
+        control.expire(now);
+        assert_eq!(control.interests().count(), 1);
+    }
+}

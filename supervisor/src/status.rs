@@ -1,0 +1,55 @@
+//! The page an operator wants at 3 a.m.
+
+use baton_ipc::Slot as SlotId;
+use baton_ipc::control::{SlotStatus, Status};
+use baton_ipc::scoreboard::{COUNTER_MESSAGES, GAUGE_CONNECTIONS};
+
+use crate::slot::Slot;
+use crate::supervisor::{Phase, Supervisor};
+
+impl Supervisor<'_> {
+    /// Everything as it is now.
+    pub(crate) fn status(&self) -> Status {
+        let reloading = self.operation.as_ref().is_some_and(|operation| operation.verb == "reload");
+        let phase = match self.phase {
+            Phase::Draining => "draining",
+            Phase::Starting => "starting",
+            Phase::Running if reloading => "reloading",
+            Phase::Running => "running",
+        };
+        Status {
+            color: self.settings.color.clone(),
+            version: self.settings.version.to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.now.duration_since(self.started).as_secs_f64(),
+            phase: phase.to_owned(),
+            listen: self.listeners.endpoints().to_vec(),
+            backplane: self.settings.backplane.clone(),
+            slots: (0..self.places.len() as SlotId).map(|slot| self.slot_status(slot)).collect(),
+        }
+    }
+
+    fn slot_status(&self, slot: SlotId) -> SlotStatus {
+        let (place, row) = (self.place(slot), self.board.row(slot));
+        let uptime = place.worker.as_ref().map(|worker| self.now.saturating_duration_since(worker.forked));
+        let retry_in = match &place.slot {
+            Slot::Vacant { retry_at } => Some(retry_at.saturating_duration_since(self.now).as_secs_f64()),
+            Slot::Starting { .. } | Slot::Serving { .. } | Slot::Draining { .. } => None,
+            Slot::Killed { .. } | Slot::Stopped | Slot::Fatal { .. } => None,
+        };
+        SlotStatus {
+            slot,
+            state: place.slot.state(),
+            pid: place.slot.pid().map(|pid| pid.as_raw() as u32),
+            uptime_seconds: uptime.map_or(0.0, |uptime| uptime.as_secs_f64()),
+            connections: row.gauge(GAUGE_CONNECTIONS).get(),
+            messages: row.counter(COUNTER_MESSAGES).get(),
+            messages_per_second: place.rate.per_second(),
+            restarts: place.unasked,
+            last_cause: place.complaint.clone().or_else(|| place.last_cause.clone()),
+            last_cause_kind: row.last_cause(),
+            retry_in_seconds: retry_in,
+            lent_to: place.lent_to.map(|(to, _)| to),
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The one loop: wait → event → step → perform. One thread, one blocking point.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use baton_ipc::control::{ErrorCode, Output, Reply};
+use baton_ipc::scoreboard::COUNTER_MESSAGES;
+use baton_ipc::{Channel, Inheritance, MAX_SLOTS, Scoreboard, Slot as SlotId};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use crate::control::{ClientId, Control};
+use crate::inquiry::Inquiry;
+use crate::listeners::Listeners;
+use crate::notify::Notifier;
+use crate::operation::{Goal, Move, Operation, Task};
+use crate::place::Place;
+use crate::process::{self, Fork};
+use crate::slot::{Event, Slot, Terms};
+use crate::sys::Signals;
+use crate::{Error, Service, Settings};
+
+/// How often event loops are looked at and counters sampled.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How many wishes that came by signal may wait for the operation before them.
+const MAX_WISHES: usize = 8;
+
+/// How long a dead supervisor's workers may take to let go of the listeners, beyond their drain.
+const ORPHANS_GRACE: Duration = Duration::from_secs(2);
+
+/// Where a generation is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Some slot has not come up for the first time.
+    Starting,
+    /// Serving.
+    Running,
+    /// On the way out.
+    Draining,
+}
+
+/// What was asked for by signal, where nobody waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Reload,
+    More,
+    Fewer,
+}
+
+/// How a process leaves the loop.
+pub(crate) enum Ending {
+    /// The supervisor is done.
+    Done(Result<(), Error>),
+    /// This is a forked worker now.
+    Worker(SlotId, Channel),
+}
+
+/// Whom a poll entry belongs to.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Signals,
+    Control,
+    Client(ClientId),
+    Channel(SlotId),
+    Process(SlotId),
+}
+
+/// Everything that a running supervisor holds.
+pub(crate) struct Supervisor<'a> {
+    pub(crate) settings: Settings,
+    pub(crate) service: &'a mut dyn Service,
+    pub(crate) board: Rc<Scoreboard>,
+    pub(crate) listeners: Listeners,
+    pub(crate) control: Control,
+    pub(crate) notifier: Notifier,
+    pub(crate) places: Vec<Place>,
+    pub(crate) phase: Phase,
+    pub(crate) operation: Option<Operation>,
+    pub(crate) inquiries: Vec<Inquiry>,
+    pub(crate) wishes: VecDeque<Wish>,
+    /// Slots whose step said to fork. It is done in the loop, so that a child finds its way out of all frames.
+    pub(crate) to_fork: BTreeSet<SlotId>,
+    pub(crate) next_question: u64,
+    pub(crate) started: Instant,
+    /// The time of this turn.
+    pub(crate) now: Instant,
+    /// Silence before this is forgiven: a process that had the store's lock is gone, or we ourselves stood still.
+    pub(crate) watch_from: Instant,
+    next_second: Instant,
+    signals: Signals,
+    failure: Option<Error>,
+}
+
+impl<'a> Supervisor<'a> {
+    /// Takes the addresses, and forks nothing yet.
+    pub(crate) fn new(settings: Settings, service: &'a mut dyn Service) -> Result<Supervisor<'a>, Error> {
+        if !(1..=MAX_SLOTS).contains(&settings.workers) {
+            return Err(Error::Workers(settings.workers));
+        }
+        let signals = Signals::block().map_err(Error::system("take signals"))?;
+        let group = settings.control_group.as_deref();
+        let (control, died) = Control::open(&settings.runtime_dir, &settings.color, group)?;
+        let patience = if died { settings.drain_timeout + ORPHANS_GRACE } else { Duration::ZERO };
+        let listeners = Listeners::bind(&settings.listen, settings.workers, patience);
+        let listeners = listeners.inspect_err(|_| control.remove_file())?;
+        let board = Scoreboard::create(settings.workers).map_err(Error::system("make the scoreboard"));
+        let board = board.inspect_err(|_| {
+            control.remove_file();
+            listeners.remove_files();
+        });
+        let board = Rc::new(board?);
+        service.scoreboard(Rc::clone(&board));
+        for endpoint in listeners.endpoints() {
+            tracing::info!(address = %endpoint, color = settings.color, "listening");
+        }
+        let now = Instant::now();
+        let seed = u64::from(std::process::id()) << 16;
+        let place = |slot: SlotId| Place::new(Slot::Vacant { retry_at: now }, seed + u64::from(slot), now);
+        let places = (0..settings.workers).map(place).collect();
+        Ok(Supervisor {
+            settings,
+            service,
+            board,
+            listeners,
+            control,
+            notifier: Notifier::from_environment(now),
+            places,
+            phase: Phase::Starting,
+            operation: None,
+            inquiries: vec![],
+            wishes: VecDeque::new(),
+            to_fork: BTreeSet::new(),
+            next_question: 0,
+            started: now,
+            now,
+            watch_from: now,
+            next_second: now + SECOND,
+            signals,
+            failure: None,
+        })
+    }
+
+    /// Until everything is over, or this process is a worker.
+    pub(crate) fn run(&mut self) -> Ending {
+        loop {
+            self.now = Instant::now();
+            self.pass_time();
+            if let Some((slot, channel)) = self.fork_workers() {
+                return Ending::Worker(slot, channel);
+            }
+            self.advance();
+            self.arrange_lending();
+            self.announce();
+            if let Some(result) = self.is_over() {
+                return Ending::Done(result);
+            }
+            for (source, events) in self.wait() {
+                self.attend(source, events);
+            }
+            while let Some((client, request)) = self.control.take_request(self.now) {
+                self.command(client, request.command);
+            }
+        }
+    }
+
+    /// All that depends on the clock.
+    fn pass_time(&mut self) {
+        if self.now >= self.next_second {
+            if self.now > self.next_second + 2 * SECOND {
+                // We stood still ourselves (a stopped machine, a debugger): nobody's silence means anything.
+                self.watch_from = self.now;
+            }
+            self.next_second = self.now + SECOND;
+            self.watch();
+            for (slot, place) in self.places.iter_mut().enumerate() {
+                let messages = self.board.row(slot as SlotId).counter(COUNTER_MESSAGES).get();
+                place.rate.sample(self.now, messages);
+            }
+        }
+        for slot in 0..self.places.len() as SlotId {
+            if self.place(slot).slot.deadline().is_some_and(|deadline| self.now >= deadline) {
+                self.apply(slot, Event::Due);
+            }
+        }
+        self.control.expire(self.now);
+        self.finish_inquiries();
+        self.notifier.alive(self.now);
+    }
+
+    /// Forks what is due. In the child: which slot it is.
+    fn fork_workers(&mut self) -> Option<(SlotId, Channel)> {
+        while let Some(slot) = self.to_fork.pop_first() {
+            let row = self.board.row(slot);
+            row.clear_gauges();
+            row.started().set(baton_ipc::scoreboard::monotonic_ms());
+            match process::fork(self.now) {
+                Ok(Fork::Child(channel)) => return Some((slot, channel)),
+                Ok(Fork::Parent(worker)) => {
+                    let pid = worker.pid;
+                    self.place_mut(slot).worker = Some(worker);
+                    self.apply(slot, Event::Forked { pid });
+                }
+                Err(error) => {
+                    tracing::error!(slot, %error, "cannot fork a worker; trying again in a second");
+                    self.apply(slot, Event::ForkFailed);
+                }
+            }
+        }
+        None
+    }
+
+    /// In a forked worker: closes all that belongs to the supervisor or to other slots, by dropping it.
+    pub(crate) fn into_worker(self, slot: SlotId, channel: Channel) -> (&'a mut dyn Service, Inheritance) {
+        let Supervisor { service, board, listeners, .. } = self;
+        let inheritance = Inheritance { slot, channel, listeners: listeners.into_slot(slot), scoreboard: board };
+        (service, inheritance)
+    }
+
+    /// Carries on what operators have asked for.
+    fn advance(&mut self) {
+        loop {
+            let Some(operation) = &mut self.operation else {
+                let Some(wish) = self.wishes.pop_front() else { return };
+                self.grant(wish);
+                continue;
+            };
+            let places = &self.places;
+            let (verb, client) = (operation.verb, operation.client);
+            match operation.advance(|slot| places[usize::from(slot)].view()) {
+                Move::Wait => return,
+                Move::Apply(event, slots) => slots.into_iter().for_each(|slot| self.apply(slot, event.clone())),
+                Move::Say(message) => {
+                    tracing::info!(operation = verb, "{message}");
+                    self.reply(client, Reply::Step { message });
+                }
+                Move::Finish(outcome) => {
+                    self.operation = None;
+                    if verb == "reload" {
+                        self.notifier.ready();
+                    }
+                    self.reply(
+                        client,
+                        match outcome {
+                            Ok(message) => {
+                                tracing::info!(operation = verb, "{message}");
+                                Reply::Done { output: Output::Text { message } }
+                            }
+                            Err(message) => {
+                                tracing::error!(operation = verb, "{message}");
+                                Reply::Error { code: ErrorCode::Failed, message }
+                            }
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    /// Notes that the first start is over, and keeps the service manager informed.
+    fn announce(&mut self) {
+        let serving = self.places.iter().filter(|place| matches!(place.slot, Slot::Serving { .. })).count();
+        if self.phase == Phase::Starting && serving > 0 && !self.active().iter().any(Place::is_new) {
+            self.phase = Phase::Running;
+            self.notifier.ready();
+            let took_ms = self.now.duration_since(self.started).as_millis() as u64;
+            tracing::info!(workers = serving, took_ms, "running");
+        }
+        let verb = match self.phase {
+            Phase::Draining => ", draining",
+            Phase::Starting | Phase::Running => "",
+        };
+        self.notifier.status(format!("{serving}/{} workers serving{verb}", self.settings.workers));
+    }
+
+    fn is_over(&mut self) -> Option<Result<(), Error>> {
+        if self.places.iter().any(|place| place.worker.is_some()) {
+            return None;
+        }
+        if self.phase == Phase::Draining {
+            return self.operation.is_none().then(|| self.failure.take().map_or(Ok(()), Err));
+        }
+        let causes = self.active().iter().map(|place| match &place.slot {
+            Slot::Fatal { cause } => Some(cause),
+            Slot::Vacant { .. } | Slot::Starting { .. } | Slot::Serving { .. } => None,
+            Slot::Draining { .. } | Slot::Killed { .. } | Slot::Stopped => None,
+        });
+        let causes: Option<Vec<&String>> = causes.collect();
+        let cause = causes?.last()?.to_string();
+        tracing::error!(cause, "every slot has given up: the service ends");
+        Some(Err(Error::AllFatal { cause }))
+    }
+
+    /// The slots in service: those beyond were scaled away.
+    pub(crate) fn active(&self) -> &[Place] {
+        &self.places[..self.places.len().min(self.settings.workers.into())]
+    }
+
+    pub(crate) fn place(&self, slot: SlotId) -> &Place {
+        &self.places[usize::from(slot)]
+    }
+
+    pub(crate) fn place_mut(&mut self, slot: SlotId) -> &mut Place {
+        &mut self.places[usize::from(slot)]
+    }
+
+    pub(crate) fn terms(&self) -> Terms {
+        Terms { start_timeout: self.settings.start_timeout, drain_timeout: self.settings.drain_timeout }
+    }
+
+    /// The blocking point.
+    fn wait(&mut self) -> Vec<(Source, PollFlags)> {
+        let mut entries = vec![
+            (Source::Signals, PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)),
+            (Source::Control, PollFd::new(self.control.as_fd(), PollFlags::POLLIN)),
+        ];
+        entries.extend(self.control.interests().map(|(id, fd, flags)| (Source::Client(id), PollFd::new(fd, flags))));
+        for (slot, place) in self.places.iter().enumerate() {
+            let Some(worker) = &place.worker else { continue };
+            if !worker.mute {
+                let fd = worker.channel.as_fd();
+                entries.push((Source::Channel(slot as SlotId), PollFd::new(fd, PollFlags::POLLIN)));
+            }
+            entries.push((Source::Process(slot as SlotId), PollFd::new(worker.pidfd(), PollFlags::POLLIN)));
+        }
+        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = entries.into_iter().unzip();
+        let outcome = poll(&mut fds, self.patience());
+        let ready = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::POLLERR);
+        let events: Vec<PollFlags> = fds.iter().map(ready).collect();
+        let everything = sources.into_iter().zip(events);
+        self.now = Instant::now();
+        match outcome {
+            Ok(_) => everything.filter(|(_, events)| !events.is_empty()).collect(),
+            Err(Errno::EINTR) => vec![],
+            Err(errno) => {
+                let sources: Vec<Source> = everything.map(|(source, _)| source).collect();
+                self.poll_failed(errno);
+                // Nothing here blocks: look at everything, and not too often.
+                std::thread::sleep(Duration::from_millis(50));
+                sources.into_iter().map(|source| (source, PollFlags::POLLIN)).collect()
+            }
+        }
+    }
+
+    /// Without poll there is no way to go on; to drain there is.
+    fn poll_failed(&mut self, errno: Errno) {
+        if self.failure.is_none() {
+            tracing::error!(error = %errno, "poll failed: the service drains");
+            self.failure = Some(Error::System { what: "wait for events", source: io::Error::from(errno) });
+            self.shut_down(None);
+        }
+    }
+
+    /// Until the nearest deadline, rounded up: to wake too early would be to spin.
+    fn patience(&self) -> PollTimeout {
+        let slots = self.places.iter().filter_map(|place| place.slot.deadline());
+        let inquiries = self.inquiries.iter().map(|inquiry| inquiry.deadline);
+        let single = [Some(self.next_second), self.control.deadline(), self.notifier.deadline()];
+        let nearest = slots.chain(inquiries).chain(single.into_iter().flatten()).min();
+        let wait = nearest.map_or(SECOND, |at| at.saturating_duration_since(Instant::now()));
+        PollTimeout::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::from(1000u16))
+    }
+
+    fn attend(&mut self, source: Source, events: PollFlags) {
+        match source {
+            Source::Signals => loop {
+                match self.signals.take() {
+                    Ok(Some(signal)) => self.signal(signal),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(%error, "cannot read signals");
+                        break;
+                    }
+                }
+            },
+            Source::Control => self.control.accept(self.now),
+            Source::Client(id) => self.control.attend(id, events, self.now),
+            Source::Channel(slot) => self.listen(slot),
+            Source::Process(slot) => {
+                // Its last words first.
+                self.listen(slot);
+                self.reap(slot);
+            }
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        tracing::info!(signal = signal.as_str(), "signal");
+        match signal {
+            Signal::SIGTERM | Signal::SIGINT if self.phase == Phase::Draining => self.kill_all(),
+            Signal::SIGTERM | Signal::SIGINT => self.shut_down(None),
+            Signal::SIGQUIT => {
+                self.shut_down(None);
+                self.kill_all();
+            }
+            Signal::SIGHUP => self.wish(Wish::Reload),
+            Signal::SIGTTIN => self.wish(Wish::More),
+            Signal::SIGTTOU => self.wish(Wish::Fewer),
+            Signal::SIGUSR1 => self.reopen_logs(),
+            Signal::SIGUSR2 => tracing::warn!("an upgrade by SIGUSR2 is not available yet; nothing was done"),
+            other => tracing::warn!(signal = other.as_str(), "a signal that means nothing here"),
+        }
+    }
+
+    fn wish(&mut self, wish: Wish) {
+        if self.phase == Phase::Draining || self.wishes.len() >= MAX_WISHES {
+            tracing::warn!(?wish, "ignored: draining, or too much waits to be done already");
+        } else if wish != Wish::Reload || !self.wishes.contains(&wish) {
+            self.wishes.push_back(wish);
+        }
+    }
+
+    /// Drains everything; the loop ends when nobody is left.
+    pub(crate) fn shut_down(&mut self, client: Option<ClientId>) {
+        if self.phase != Phase::Draining {
+            tracing::info!("draining");
+            self.phase = Phase::Draining;
+            self.notifier.stopping();
+        }
+        self.wishes.clear();
+        if let Some(interrupted) = self.operation.take() {
+            let message = format!("{} was given up: the service is shutting down", interrupted.verb);
+            self.reply(interrupted.client, Reply::Error { code: ErrorCode::Busy, message });
+        }
+        let all = 0..self.places.len() as SlotId;
+        self.operation = Some(Operation::new("shutdown", client, vec![Task::new(Goal::Down, all)]));
+    }
+
+    fn kill_all(&mut self) {
+        tracing::warn!("ending at once: workers are killed");
+        (0..self.places.len() as SlotId).for_each(|slot| self.apply(slot, Event::Kill));
+    }
+
+    /// Removes what the outside sees of us.
+    pub(crate) fn clean_up(&self) {
+        self.control.remove_file();
+        self.listeners.remove_files();
+    }
+}

@@ -1,0 +1,218 @@
+//! Dealing with workers: what they say, how they end, and doing what [`crate::slot::step`] decides.
+
+use baton_ipc::Slot as SlotId;
+use baton_ipc::channel::ChannelError;
+use baton_ipc::messages::{FromWorker, ToWorker};
+use baton_ipc::scoreboard::{Cause, State, StorePhase, monotonic_ms};
+use std::time::Duration;
+
+use crate::slot::{Action, Event, Slot, step};
+use crate::supervisor::Supervisor;
+use crate::watchdog::{Sample, judge};
+
+/// So many messages of one worker in a row, then the others get their turn.
+const MAX_BURST: usize = 64;
+
+impl Supervisor<'_> {
+    /// One event for one slot: step, then perform.
+    pub(crate) fn apply(&mut self, slot: SlotId, event: Event) {
+        let (now, terms) = (self.now, self.terms());
+        let place = self.place_mut(slot);
+        let old = std::mem::replace(&mut place.slot, Slot::Stopped);
+        let before = (old.state(), old.pid());
+        let (next, actions) = step(old, &mut place.deaths, event, now, &terms);
+        let after = (next.state(), next.pid());
+        place.down_since = match next {
+            Slot::Serving { .. } => None,
+            _ => place.down_since.or(Some(now)),
+        };
+        place.slot = next;
+        let pid = after.1.map_or(0, |pid| pid.as_raw() as u32);
+        self.board.row(slot).set_state(after.0, pid);
+        for action in actions {
+            self.perform(slot, action);
+        }
+        if before != after {
+            self.log_change(slot, after.0);
+        }
+    }
+
+    fn perform(&mut self, slot: SlotId, action: Action) {
+        match action {
+            Action::Fork => {
+                self.to_fork.insert(slot);
+            }
+            Action::Drain { within } => {
+                let within_ms = within.as_millis().try_into().unwrap_or(u64::MAX);
+                self.tell(slot, &ToWorker::Drain { within_ms });
+            }
+            Action::Signal(signal) => {
+                let Some(worker) = &self.place(slot).worker else { return };
+                tracing::warn!(slot, pid = worker.pid.as_raw(), signal = signal.as_str(), "killing a worker");
+                if let Err(error) = worker.signal(signal) {
+                    tracing::error!(slot, pid = worker.pid.as_raw(), %error, "cannot signal a worker");
+                }
+            }
+            Action::Ended { cause, words } => self.note_end(slot, cause, words),
+        }
+    }
+
+    fn note_end(&mut self, slot: SlotId, kind: Cause, cause: String) {
+        self.board.row(slot).ended(kind);
+        match kind {
+            Cause::Requested => tracing::info!(slot, cause, "worker exited"),
+            Cause::Exit | Cause::Signal | Cause::Hang | Cause::StartTimeout => {
+                self.place_mut(slot).unasked += 1;
+                tracing::warn!(slot, cause, kind = kind.label(), "worker died");
+            }
+        }
+        if kind == Cause::Hang {
+            // Those who waited for it could not speak: their silence begins anew.
+            self.watch_from = self.now;
+        }
+        self.place_mut(slot).last_cause = Some(cause);
+    }
+
+    fn log_change(&self, slot: SlotId, state: State) {
+        let place = self.place(slot);
+        let pid = place.slot.pid().map_or(0, nix::unistd::Pid::as_raw);
+        match state {
+            State::Starting => tracing::info!(slot, pid, "worker started"),
+            State::Serving => tracing::info!(slot, pid, "worker ready"),
+            State::Draining => tracing::info!(slot, pid, "worker drains"),
+            State::Fatal => {
+                let cause = place.last_cause.as_deref().unwrap_or_default();
+                tracing::error!(slot, cause, "slot is FATAL: its workers died again and again; `start` tries again");
+            }
+            State::Backoff => {
+                let wait = place.slot.deadline().map_or(Duration::ZERO, |at| at.saturating_duration_since(self.now));
+                tracing::debug!(slot, retry_in_ms = wait.as_millis() as u64, "slot is vacant");
+            }
+            State::Stopped | State::Killed => tracing::debug!(slot, pid, ?state, "slot changed"),
+        }
+    }
+
+    /// Takes what a worker has said.
+    pub(crate) fn listen(&mut self, slot: SlotId) {
+        for _ in 0..MAX_BURST {
+            let Some(worker) = self.place_mut(slot).worker.as_mut().filter(|worker| !worker.mute) else { return };
+            match worker.channel.recv::<FromWorker>() {
+                Ok(Some((message, _))) => self.hear(slot, message),
+                Ok(None) => return,
+                Err(ChannelError::Closed | ChannelError::Io(_)) => {
+                    worker.mute = true;
+                    // Most likely it is dead, and then its exit status says more.
+                    if !self.reap(slot) {
+                        self.apply(slot, Event::Lost);
+                    }
+                    return;
+                }
+                Err(error) => tracing::warn!(slot, %error, "a worker said something that cannot be understood"),
+            }
+        }
+    }
+
+    fn hear(&mut self, slot: SlotId, message: FromWorker) {
+        match message {
+            FromWorker::Ready => self.apply(slot, Event::Ready),
+            FromWorker::Failed { cause } => {
+                tracing::warn!(slot, cause, "worker cannot start");
+                self.place_mut(slot).complaint = Some(cause);
+            }
+            FromWorker::Answer { id, answer } => {
+                if let Some(inquiry) = self.inquiries.iter_mut().find(|inquiry| inquiry.id == id) {
+                    inquiry.hear(slot, answer);
+                }
+                self.finish_inquiries();
+            }
+            FromWorker::Drained(report) => {
+                tracing::info!(slot, closed = report.closed, cut = report.cut, "worker has drained");
+            }
+        }
+    }
+
+    /// Takes the exit status of a worker; false if it still runs.
+    pub(crate) fn reap(&mut self, slot: SlotId) -> bool {
+        let place = self.place_mut(slot);
+        let Some(worker) = &place.worker else { return true };
+        let (cause, mut words) = match worker.reap() {
+            Ok(Some(end)) => end,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!(slot, %error, "cannot take the exit status of a worker");
+                return false;
+            }
+        };
+        place.worker = None;
+        if let Some(complaint) = place.complaint.take() {
+            words = format!("{words}: {complaint}");
+        }
+        self.board.row(slot).clear_gauges();
+        self.inquiries.iter_mut().for_each(|inquiry| inquiry.forget(slot));
+        self.apply(slot, Event::Exited { cause, words });
+        true
+    }
+
+    /// Sends a worker a message. One that is gone will be noticed otherwise.
+    pub(crate) fn tell(&mut self, slot: SlotId, message: &ToWorker) -> bool {
+        let Some(worker) = &self.place(slot).worker else { return false };
+        match worker.channel.send(message, &[]) {
+            Ok(()) => true,
+            Err(error) => {
+                self.undelivered(slot, &error);
+                false
+            }
+        }
+    }
+
+    /// A message could not be sent.
+    pub(crate) fn undelivered(&mut self, slot: SlotId, error: &ChannelError) {
+        match error {
+            ChannelError::Closed => {}
+            ChannelError::Full => {
+                tracing::warn!(slot, "a worker does not read its channel");
+                self.apply(slot, Event::Hung);
+            }
+            ChannelError::TooLarge(_) | ChannelError::Io(_) | ChannelError::Malformed(_) => {
+                tracing::error!(slot, %error, "cannot send to a worker");
+            }
+            ChannelError::Version { .. } | ChannelError::Truncated(_) => {
+                tracing::error!(slot, %error, "cannot send to a worker");
+            }
+        }
+    }
+
+    /// Looks at all event loops.
+    pub(crate) fn watch(&mut self) {
+        let now_ms = monotonic_ms();
+        let mut samples = Vec::new();
+        for (slot, place) in self.places.iter().enumerate() {
+            let Some(worker) = &place.worker else { continue };
+            let row = self.board.row(slot as SlotId);
+            let (phase, since_ms) = row.store_phase();
+            let age = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
+            let silent = match place.slot {
+                Slot::Serving { since, .. } => {
+                    let from = since.max(self.watch_from);
+                    Some(age(row.tick().get()).min(self.now.saturating_duration_since(from)))
+                }
+                _ => None,
+            };
+            samples.push(Sample {
+                slot: slot as SlotId,
+                silent,
+                dying: matches!(place.slot, Slot::Killed { .. }),
+                phase,
+                phase_for: if phase == StorePhase::Idle { Duration::ZERO } else { age(since_ms) },
+                // Costs a file to read, so only where it can matter.
+                stopped: silent.is_none_or(|silent| silent > self.settings.hang_timeout / 2) && worker.is_stopped(),
+            });
+        }
+        for slot in judge(&samples, self.settings.hang_timeout) {
+            let silent = samples.iter().find(|sample| sample.slot == slot).and_then(|sample| sample.silent);
+            let silent_ms = silent.map_or(0, |silent| silent.as_millis() as u64);
+            tracing::warn!(slot, silent_ms, "a worker's event loop hangs");
+            self.apply(slot, Event::Hung);
+        }
+    }
+}
