@@ -1,1 +1,38 @@
-//! wip
+//! What runs inside one worker process: WebSockets, HTTP and sessions.
+//!
+//! | module | knows |
+//! |---|---|
+//! | `worker` | the runtime, its tasks, the line to the supervisor |
+//! | `accept` | listeners, descriptors, how many HTTP connections there may be |
+//! | `http` | the routes |
+//! | `hub` | all WebSockets and the turn of the event loop |
+//! | `connection` | the WebSocket protocol, sans I/O |
+//! | `batch` | what a turn gathers, to be committed together |
+//! | `backplane` | what workers share: counts and publications |
+//! | [`store`] | the files of the embedded backplane, before anybody opens them |
+//! | [`app`] | what a service does with its messages |
+#![deny(unsafe_code)]
+
+mod accept;
+pub mod app;
+mod backplane;
+mod batch;
+mod connection;
+mod frame;
+mod heartbeat;
+mod http;
+mod hub;
+mod listing;
+mod metrics;
+mod readable;
+mod rooms;
+mod settings;
+mod slab;
+pub mod store;
+pub mod token;
+mod worker;
+
+pub use app::{App, Message, Reply, Session};
+pub use settings::{Limits, Settings};
+pub use token::Token;
+pub use worker::{Hooks, run};

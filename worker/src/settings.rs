@@ -12,6 +12,8 @@ pub struct Settings {
     pub version: &'static str,
     /// How often every connection gets `{"ts":…}`, at wall-clock multiples.
     pub heartbeat_interval: Duration,
+    /// How long a drain may take that nobody gives a time for: when the supervisor is gone.
+    pub drain_timeout: Duration,
     /// How long a session is kept after its last message and its last connection.
     pub session_ttl: Duration,
     /// Directory of the embedded store.

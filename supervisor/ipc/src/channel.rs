@@ -59,6 +59,11 @@ impl Channel {
         Ok((Channel(a), Channel(b)))
     }
 
+    /// Another descriptor of the same end.
+    pub fn try_clone(&self) -> io::Result<Channel> {
+        self.0.try_clone().map(Channel)
+    }
+
     /// Sends one message with `fds` beside it. Never blocks: a receiver that does not read is [`ChannelError::Full`].
     pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         let mut packet = PROTOCOL_VERSION.to_le_bytes().to_vec();

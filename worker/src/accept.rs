@@ -1,0 +1,171 @@
+//! Accepting, within the bounds of descriptors and handshakes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use baton_ipc::{Endpoint, Listener};
+use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::AbortHandle;
+
+use crate::app::App;
+use crate::http;
+use crate::metrics::{Gauge, Refused, Single};
+use crate::worker::Shared;
+
+/// Descriptors kept for what is not a client: epolls, the store, logs, the channel to the supervisor.
+const RESERVE: u64 = 64;
+
+/// How long to wait before looking again whether there are descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// HTTP connections that are not, or not yet, WebSockets, oldest first.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    open: RefCell<BTreeMap<u64, AbortHandle>>,
+    next: Cell<u64>,
+    max: usize,
+    dropping: Cell<bool>,
+}
+
+impl Handshakes {
+    pub(crate) fn new(max: usize) -> Handshakes {
+        Handshakes { open: RefCell::default(), next: Cell::new(0), max, dropping: Cell::new(false) }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Forgets the oldest when there are too many. A crowd of clients that never finish their requests thus pushes out
+    /// its own, and who is quick gets through.
+    fn make_room(&self) -> bool {
+        let oldest = if self.len() >= self.max { self.open.borrow_mut().pop_first() } else { None };
+        let dropped = oldest.is_some();
+        if let Some((_, task)) = oldest {
+            task.abort();
+        }
+        if dropped && !self.dropping.replace(true) {
+            tracing::warn!(limit = self.max, "too many HTTP connections at once: dropping the oldest");
+        }
+        if !dropped && self.len() < self.max / 2 && self.dropping.replace(false) {
+            tracing::info!("the crowd of HTTP connections is over");
+        }
+        dropped
+    }
+}
+
+/// The socket under a connection, given back by tokio after an upgrade.
+pub(crate) trait IntoSocket: Sized {
+    /// Takes it out of tokio's epoll.
+    fn into_socket(self) -> io::Result<OwnedFd>;
+}
+
+impl IntoSocket for TcpStream {
+    fn into_socket(self) -> io::Result<OwnedFd> {
+        self.into_std().map(OwnedFd::from)
+    }
+}
+
+impl IntoSocket for UnixStream {
+    fn into_socket(self) -> io::Result<OwnedFd> {
+        self.into_std().map(OwnedFd::from)
+    }
+}
+
+/// Accepts from one listener until the task is aborted. Other processes hold the same socket: it is only ever closed,
+/// never shut down.
+pub(crate) async fn accept<A: App>(shared: Rc<Shared<A>>, listener: Listener) -> io::Result<()> {
+    match listener.endpoint {
+        Endpoint::Tcp(_) => {
+            let socket = TcpListener::from_std(listener.socket.into())?;
+            accept_from(shared, async || socket.accept().await.map(|(stream, peer)| (stream, Some(peer)))).await
+        }
+        Endpoint::Unix(_) => {
+            let socket = UnixListener::from_std(listener.socket.into())?;
+            accept_from(shared, async || socket.accept().await.map(|(stream, _)| (stream, None))).await
+        }
+    }
+}
+
+async fn accept_from<A, S>(
+    shared: Rc<Shared<A>>,
+    next: impl AsyncFn() -> io::Result<(S, Option<SocketAddr>)>,
+) -> io::Result<()>
+where
+    A: App,
+    S: IntoSocket + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    loop {
+        wait_for_descriptors(&shared).await;
+        match next().await {
+            Ok((stream, peer)) => admit(&shared, stream, peer),
+            Err(error) if out_of_resources(&error) => {
+                tracing::warn!(%error, "cannot accept now");
+                tokio::time::sleep(PAUSE).await;
+            }
+            // The client was gone before it was accepted (accept(2): errors of the new socket).
+            Err(error) => tracing::debug!(%error, "a client left before it was accepted"),
+        }
+    }
+}
+
+/// At the limit accepting stops, so that it does not spin on `EMFILE`; clients wait in the accept queue.
+async fn wait_for_descriptors<A: App>(shared: &Shared<A>) {
+    if shared.open_descriptors() < shared.max_descriptors {
+        return;
+    }
+    let metrics = shared.hub.borrow().metrics.clone();
+    tracing::warn!(
+        open = shared.open_descriptors(),
+        limit = shared.max_descriptors,
+        "out of descriptors: not accepting"
+    );
+    metrics.add(Single::AcceptPauses, 1);
+    metrics.gauge(Gauge::AcceptPaused, 1);
+    let enough = shared.max_descriptors - shared.max_descriptors / 50;
+    while shared.open_descriptors() >= enough {
+        tokio::time::sleep(PAUSE).await;
+    }
+    metrics.gauge(Gauge::AcceptPaused, 0);
+    tracing::info!(open = shared.open_descriptors(), "accepting again");
+}
+
+fn admit<A, S>(shared: &Rc<Shared<A>>, stream: S, peer: Option<SocketAddr>)
+where
+    A: App,
+    S: IntoSocket + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let handshakes = &shared.handshakes;
+    let metrics = shared.hub.borrow().metrics.clone();
+    if handshakes.make_room() {
+        metrics.refused(Refused::Handshakes);
+    }
+    let id = handshakes.next.get();
+    handshakes.next.set(id + 1);
+    let ours = shared.clone();
+    let task = tokio::task::spawn_local(async move {
+        http::serve(&ours, TokioIo::new(stream), peer).await;
+        ours.handshakes.open.borrow_mut().remove(&id);
+    });
+    handshakes.open.borrow_mut().insert(id, task.abort_handle());
+    metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);
+}
+
+fn out_of_resources(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
+/// How many clients this process may have descriptors for (`RLIMIT_NOFILE`, getrlimit(2)).
+pub(crate) fn max_descriptors() -> io::Result<usize> {
+    let (soft, _hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+    Ok(usize::try_from(soft.saturating_sub(RESERVE).max(1)).unwrap_or(usize::MAX))
+}

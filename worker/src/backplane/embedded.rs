@@ -1,0 +1,246 @@
+//! The embedded backplane: one LMDB environment in the state directory, opened by each worker after its fork and shared
+//! by all workers of all generations on the host.
+//!
+//! `WRITEMAP|NOSYNC`: a commit is a few stores to shared memory, about a microsecond a message. What is committed
+//! survives the death of every process, since the pages belong to the kernel; a power loss takes what came after the
+//! last checkpoint (see [`checkpoint`]).
+#![allow(unsafe_code)] // Opening an LMDB environment: its files must be touched by LMDB alone, which `store` sees to.
+
+mod bus;
+mod checkpoint;
+mod record;
+mod sweep;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use baton_ipc::scoreboard::{StorePhase, monotonic_ms};
+use baton_ipc::{Scoreboard, Slot};
+use heed::types::Bytes;
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
+
+use super::{Backplane, BackplaneError};
+use crate::batch::{Batch, Publication};
+use crate::settings::Settings;
+use crate::store::{self, Membership};
+use crate::token::Token;
+use bus::Bus;
+use record::Record;
+
+type Table = Database<'static, Bytes, Bytes>;
+
+/// The page size of the store.
+const PAGE: u64 = 4096;
+
+/// Pages that one changed record may cost: its leaf, a share of the branches above it, a split.
+const PAGES_PER_CHANGE: u64 = 4;
+
+/// Pages that a transaction may cost beside its records: roots, free list, metadata.
+const PAGES_PER_COMMIT: u64 = 256;
+
+/// Where a worker's store is, and how it may be used.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) max_size: u64,
+    pub(crate) session_ttl: Duration,
+    pub(crate) checkpoint_interval: Duration,
+}
+
+impl Options {
+    pub(crate) fn of(settings: &Settings) -> Options {
+        Options {
+            state_dir: settings.state_dir.clone(),
+            max_size: settings.store_max_size,
+            session_ttl: settings.session_ttl,
+            checkpoint_interval: settings.checkpoint_interval,
+        }
+    }
+}
+
+/// One worker's hold on the shared store.
+pub(crate) struct Embedded {
+    env: Env<WithoutTls>,
+    sessions: Table,
+    meta: Table,
+    bus: Bus,
+    options: Options,
+    /// The data file, and how much of it is known to have disk space behind it: with WRITEMAP a page without would be
+    /// SIGBUS on a full disk.
+    data: File,
+    allocated: u64,
+    board: Rc<Scoreboard>,
+    slot: Slot,
+    // Last: the others see us leave only after the environment is closed.
+    membership: Membership,
+}
+
+impl Embedded {
+    /// Opens the store in this process; nothing of it may have been opened before the fork.
+    pub(crate) fn open(options: Options, board: Rc<Scoreboard>, slot: Slot) -> Result<Embedded, BackplaneError> {
+        let dir = &options.state_dir;
+        let io = |what: &str, source| BackplaneError::Io { what: format!("{what} in {}", dir.display()), source };
+        let membership = store::join(dir).map_err(|e| io("joining the store's users", e))?;
+        // LMDB cuts the file to the size of the map of whoever opens it, under everyone else's (SIGBUS): never below what
+        // another generation, with another setting, has mapped.
+        let mapped = std::fs::metadata(dir.join("data.mdb")).map_or(0, |meta| meta.len());
+        let map_size = options.max_size.max(mapped).next_multiple_of(PAGE);
+        // SAFETY: the files belong to LMDB alone. `store::prepare` verified them before the first fork, and everyone
+        // who opens them uses its lock file. NOSYNC is met by checkpoints.
+        let env = unsafe {
+            EnvOpenOptions::new()
+                .read_txn_without_tls()
+                .map_size(usize::try_from(map_size).unwrap_or(usize::MAX))
+                .max_dbs(4)
+                .max_readers(1024)
+                .flags(EnvFlags::WRITE_MAP | EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC | EnvFlags::NO_READ_AHEAD)
+                .open(dir)?
+        };
+        env.clear_stale_readers()?;
+        let data = File::options().read(true).write(true).open(dir.join("data.mdb"));
+        let data = data.map_err(|e| io("opening data.mdb", e))?;
+        let allocated = reserve(&env, &data, &options, 0, PAGES_PER_COMMIT * PAGE)?;
+        let txn = env.write_txn()?;
+        let tables = env.create_databases_and_commit(txn, |opener, txn| -> Result<_, heed::Error> {
+            let mut table = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
+            Ok(CommitOrAbort::<_, ()>::Commit([table("sessions")?, table("meta")?, table("bus")?, table("peers")?]))
+        })?;
+        let CommitOrAbort::Commit([sessions, meta, log, peers]) = tables else {
+            return Err(heed::Error::Mdb(MdbError::BadTxn).into());
+        };
+        let bus = Bus::open(&env, log, peers, dir)?;
+        Ok(Embedded { env, sessions, meta, bus, options, data, allocated, board, slot, membership })
+    }
+
+    /// The socket that becomes readable when another worker has published.
+    pub(crate) fn wake_up(&self) -> &std::os::unix::net::UnixDatagram {
+        self.bus.wake_up()
+    }
+
+    /// Leaves the store. The last one to leave writes everything to disk first, and says so for the next start.
+    pub(crate) fn close(self) -> Result<(), BackplaneError> {
+        let Embedded { env, bus, membership, .. } = self;
+        bus.close(&env)?;
+        let io = |source| BackplaneError::Io { what: "leaving the store".into(), source };
+        if let Some(last) = membership.leave_as_last().map_err(io)? {
+            last.mark_clean().map_err(io)?;
+        }
+        env.prepare_for_closing();
+        Ok(())
+    }
+
+    /// Begins the one write transaction that all processes share, with disk space for `changes` records and `bytes` of
+    /// other data behind it. The scoreboard shows who waits and who holds the lock.
+    fn write<T>(
+        &mut self,
+        changes: usize,
+        bytes: usize,
+        act: impl FnOnce(&mut RwTxn<'_>, &Tables<'_>) -> Result<T, BackplaneError>,
+    ) -> Result<T, BackplaneError> {
+        let row = self.board.row(self.slot);
+        let pages = PAGES_PER_COMMIT + PAGES_PER_CHANGE * changes as u64 + (bytes as u64).div_ceil(PAGE);
+        row.set_store_phase(StorePhase::Waiting, monotonic_ms());
+        let outcome = (|| {
+            let mut txn = self.env.write_txn()?;
+            row.set_store_phase(StorePhase::Holding, monotonic_ms());
+            // Under the lock: nobody else extends the used part of the file meanwhile.
+            self.allocated = reserve(&self.env, &self.data, &self.options, self.allocated, pages * PAGE)?;
+            let tables = Tables { sessions: self.sessions, meta: self.meta, bus: &self.bus };
+            let value = act(&mut txn, &tables)?;
+            txn.commit()?;
+            Ok(value)
+        })();
+        row.set_store_phase(StorePhase::Idle, 0);
+        outcome.map_err(|error| match error {
+            BackplaneError::Store(heed::Error::Mdb(MdbError::MapFull)) => full(&self.options),
+            other => other,
+        })
+    }
+}
+
+/// The tables, while a transaction is open.
+struct Tables<'a> {
+    sessions: Table,
+    meta: Table,
+    bus: &'a Bus,
+}
+
+impl Backplane for Embedded {
+    fn commit(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
+        let now = unix_seconds();
+        let expired_before = now.saturating_sub(self.options.session_ttl.as_secs());
+        let changes = batch.increments.len() + batch.touches.len() + 2 * batch.publications.len();
+        let bytes = batch.publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum();
+        let Batch { increments, publications, touches, .. } = batch;
+        self.write(changes, bytes, |txn, tables| {
+            for increment in increments.iter_mut() {
+                let key = increment.token.key();
+                let stored = Record::get(tables.sessions, txn, key.as_ref(), expired_before)?;
+                let count = stored.map_or(0, |record| record.count).max(increment.floor) + u64::from(increment.by);
+                Record { count, touched: now }.put(tables.sessions, txn, key.as_ref())?;
+                increment.last = count;
+            }
+            for token in touches.iter() {
+                let key = token.key();
+                if let Some(record) = Record::get(tables.sessions, txn, key.as_ref(), expired_before)? {
+                    Record { touched: now, ..record }.put(tables.sessions, txn, key.as_ref())?;
+                }
+            }
+            tables.bus.append(txn, publications)
+        })?;
+        if !batch.publications.is_empty() {
+            self.bus.wake_others(&self.env)?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, sessions: &[Token]) -> Result<Vec<u64>, BackplaneError> {
+        let expired_before = unix_seconds().saturating_sub(self.options.session_ttl.as_secs());
+        let txn = self.env.read_txn()?;
+        let count = |token: &Token| {
+            let record = Record::get(self.sessions, &txn, token.key().as_ref(), expired_before)?;
+            Ok(record.map_or(0, |record| record.count))
+        };
+        sessions.iter().map(count).collect()
+    }
+
+    fn published(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError> {
+        self.bus.read(&self.env)
+    }
+}
+
+/// Sees to it that `headroom` bytes after the used part of the data file have disk space behind them.
+fn reserve(
+    env: &Env<WithoutTls>,
+    data: &File,
+    options: &Options,
+    allocated: u64,
+    headroom: u64,
+) -> Result<u64, BackplaneError> {
+    let used = (env.info().last_page_number as u64 + 1) * PAGE;
+    let wanted = used + headroom;
+    if wanted <= allocated {
+        return Ok(allocated);
+    }
+    if wanted > options.max_size {
+        return Err(full(options));
+    }
+    store::preallocate(data, allocated, wanted).map_err(|source| match source.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => BackplaneError::Full(format!("no space left for {}", data_file(options))),
+        _ => BackplaneError::Io { what: format!("reserving space for {}", data_file(options)), source },
+    })
+}
+
+fn full(options: &Options) -> BackplaneError {
+    BackplaneError::Full(format!("{} has reached its allowed {} bytes", data_file(options), options.max_size))
+}
+
+fn data_file(options: &Options) -> String {
+    Path::new(&options.state_dir).join("data.mdb").display().to_string()
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,139 @@
+//! Publications in the embedded store: a log in commit order, the same for all workers, and a datagram to wake them.
+//!
+//! The log is what counts: a lost datagram only delays a worker until the next one, and a full socket buffer means that
+//! a wake-up is waiting already. Each worker reads on from where it was, and knows from the numbers when it missed some.
+
+use std::io::ErrorKind;
+use std::ops::Bound;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+
+use heed::{Env, RoTxn, RwTxn, WithoutTls};
+
+use super::{BackplaneError, Table};
+use crate::batch::Publication;
+
+/// How many publications the log keeps for workers that lag.
+const KEPT: u64 = 16 * 1024;
+
+/// How many a worker takes at once.
+const AT_ONCE: usize = 256;
+
+pub(super) struct Bus {
+    /// Sequence number (big-endian) → length of the room's name (little-endian u16), room, text.
+    log: Table,
+    /// The abstract address of each worker's wake-up socket → nothing.
+    peers: Table,
+    socket: UnixDatagram,
+    name: Vec<u8>,
+    /// The last number that this worker has taken.
+    taken: u64,
+}
+
+impl Bus {
+    pub(super) fn open(env: &Env<WithoutTls>, log: Table, peers: Table, dir: &Path) -> Result<Bus, BackplaneError> {
+        let io = |source| BackplaneError::Io { what: "binding the wake-up socket".into(), source };
+        let meta = std::fs::metadata(dir).map_err(io)?;
+        // Abstract (unix(7)): it goes with the process and leaves no file. Named after the directory, which is what
+        // workers share.
+        let name = format!("baton-bus-{:x}-{:x}-{}", meta.dev(), meta.ino(), std::process::id()).into_bytes();
+        let address = SocketAddr::from_abstract_name(&name).map_err(io)?;
+        let socket = UnixDatagram::bind_addr(&address).map_err(io)?;
+        socket.set_nonblocking(true).map_err(io)?;
+        let mut txn = env.write_txn()?;
+        peers.put(&mut txn, &name, &[])?;
+        let taken = last(log, &txn)?;
+        txn.commit()?;
+        Ok(Bus { log, peers, socket, name, taken })
+    }
+
+    pub(super) fn wake_up(&self) -> &UnixDatagram {
+        &self.socket
+    }
+
+    pub(super) fn append(&self, txn: &mut RwTxn<'_>, publications: &[Publication]) -> Result<(), BackplaneError> {
+        if publications.is_empty() {
+            return Ok(());
+        }
+        let mut number = last(self.log, txn)?;
+        for Publication { room, text } in publications {
+            number += 1;
+            let mut value = Vec::with_capacity(2 + room.len() + text.len());
+            let length = u16::try_from(room.len()).unwrap_or(u16::MAX);
+            value.extend_from_slice(&length.to_le_bytes());
+            value.extend_from_slice(&room.as_bytes()[..length.into()]);
+            value.extend_from_slice(text.as_bytes());
+            self.log.put(txn, &number.to_be_bytes(), &value)?;
+        }
+        // Twice as many as came, so that a log that is too long shrinks, and the work stays bounded.
+        let oldest = number.saturating_sub(KEPT);
+        for _ in 0..2 * publications.len() {
+            match self.log.first(txn)?.and_then(|(key, _)| key.try_into().ok()).map(u64::from_be_bytes) {
+                Some(first) if first <= oldest => self.log.delete(txn, &first.to_be_bytes())?,
+                _ => break,
+            };
+        }
+        Ok(())
+    }
+
+    /// Wakes every other worker; those that are gone are forgotten.
+    pub(super) fn wake_others(&self, env: &Env<WithoutTls>) -> Result<(), BackplaneError> {
+        let mut gone = Vec::new();
+        let txn = env.read_txn()?;
+        for entry in self.peers.iter(&txn)? {
+            let (name, _) = entry?;
+            if name == self.name {
+                continue;
+            }
+            let sent = SocketAddr::from_abstract_name(name).and_then(|to| self.socket.send_to_addr(&[1], &to));
+            match sent.map_err(|error| error.kind()) {
+                Err(ErrorKind::ConnectionRefused) => gone.push(name.to_owned()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        drop(txn);
+        if !gone.is_empty() {
+            let mut txn = env.write_txn()?;
+            for name in gone {
+                self.peers.delete(&mut txn, &name)?;
+            }
+            txn.commit()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(&mut self, env: &Env<WithoutTls>) -> Result<(Vec<Publication>, u64), BackplaneError> {
+        let mut wake = [0; 8];
+        while self.socket.recv(&mut wake).is_ok() {}
+        let txn = env.read_txn()?;
+        let after = self.taken.to_be_bytes();
+        let range = (Bound::Excluded(&after[..]), Bound::Unbounded);
+        let (mut found, mut missed) = (Vec::new(), 0);
+        for entry in self.log.range(&txn, &range)?.take(AT_ONCE) {
+            let (key, value) = entry?;
+            let Ok(number) = key.try_into().map(u64::from_be_bytes) else { continue };
+            missed += number - self.taken - 1;
+            self.taken = number;
+            found.extend(decode(value));
+        }
+        Ok((found, missed))
+    }
+
+    pub(super) fn close(self, env: &Env<WithoutTls>) -> Result<(), BackplaneError> {
+        let mut txn = env.write_txn()?;
+        self.peers.delete(&mut txn, &self.name)?;
+        Ok(txn.commit()?)
+    }
+}
+
+fn last(log: Table, txn: &RoTxn<'_>) -> Result<u64, heed::Error> {
+    Ok(log.last(txn)?.and_then(|(key, _)| key.try_into().ok()).map_or(0, u64::from_be_bytes))
+}
+
+fn decode(value: &[u8]) -> Option<Publication> {
+    let (length, rest) = value.split_first_chunk::<2>()?;
+    let (room, text) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
+    Some(Publication { room: String::from_utf8(room.into()).ok()?, text: String::from_utf8(text.into()).ok()? })
+}

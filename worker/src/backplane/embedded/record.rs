@@ -1,0 +1,46 @@
+//! What the store keeps of a session.
+
+use heed::RwTxn;
+
+use super::Table;
+
+/// The layout of a record; more may follow the fields of this version.
+const VERSION: u8 = 1;
+
+/// A session: version, count, seconds since 1970 of the last message or close, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) count: u64,
+    pub(super) touched: u64,
+}
+
+impl Record {
+    const LENGTH: usize = 17;
+
+    /// The session's record, unless it has expired or is not one.
+    pub(super) fn get(
+        table: Table,
+        txn: &heed::RoTxn<'_>,
+        key: &[u8],
+        expired_before: u64,
+    ) -> Result<Option<Record>, heed::Error> {
+        let record = table.get(txn, key)?.and_then(Record::decode);
+        Ok(record.filter(|record| record.touched >= expired_before))
+    }
+
+    pub(super) fn put(self, table: Table, txn: &mut RwTxn<'_>, key: &[u8]) -> Result<(), heed::Error> {
+        let mut bytes = [0; Record::LENGTH];
+        bytes[0] = VERSION;
+        bytes[1..9].copy_from_slice(&self.count.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.touched.to_le_bytes());
+        table.put(txn, key, &bytes)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
+        let (version, rest) = bytes.split_first()?;
+        let (count, rest) = rest.split_first_chunk::<8>()?;
+        let (touched, _) = rest.split_first_chunk::<8>()?;
+        let record = Record { count: u64::from_le_bytes(*count), touched: u64::from_le_bytes(*touched) };
+        (*version == VERSION).then_some(record)
+    }
+}

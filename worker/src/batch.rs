@@ -1,0 +1,232 @@
+//! What one turn of the event loop gathers: replies, increments and publications of all connections that were ready.
+//! The increments are committed together; only then do the replies leave (group commit).
+
+use std::ops::Range;
+
+use crate::token::Token;
+
+/// One connection's share of the increments of a turn.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Increment {
+    /// Whose.
+    pub(crate) token: Token,
+    /// By how many messages.
+    pub(crate) by: u32,
+    /// The highest count that a reply on this connection has shown: the count never falls below it.
+    pub(crate) floor: u64,
+    /// Filled in by the commit: the count after the last of them.
+    pub(crate) last: u64,
+}
+
+/// A text for everyone in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Publication {
+    /// The room.
+    pub(crate) room: String,
+    /// The message.
+    pub(crate) text: String,
+}
+
+/// All that a turn gathers. Its memory is used again in the next turn.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// What is to be committed.
+    pub(crate) increments: Vec<Increment>,
+    /// What is to be published.
+    pub(crate) publications: Vec<Publication>,
+    /// Sessions whose last connection may just have gone: their time to live begins anew.
+    pub(crate) touches: Vec<Token>,
+    parts: Vec<Part>,
+    ops: Vec<Op>,
+    bytes: Vec<u8>,
+    /// Where the part that is being gathered begins.
+    begin: Range<usize>,
+}
+
+/// What one connection gets at the end of the turn, in order.
+#[derive(Clone, Debug)]
+struct Part {
+    key: usize,
+    id: u64,
+    increment: Option<usize>,
+    ops: Range<usize>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Op {
+    /// So many replies to counted messages.
+    Counted(u32),
+    /// The bytes up to here, as they are.
+    Bytes(usize),
+}
+
+/// One connection's part, on its way out.
+#[derive(Debug)]
+pub(crate) struct Ready<'a> {
+    pub(crate) key: usize,
+    pub(crate) id: u64,
+    pub(crate) increment: Option<&'a Increment>,
+    ops: &'a [Op],
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// A piece of a [`Ready`].
+#[derive(Debug, PartialEq)]
+pub(crate) enum Piece<'a> {
+    /// Replies to the messages of these counts.
+    Counted(std::ops::RangeInclusive<u64>),
+    /// Frames, encoded.
+    Bytes(&'a [u8]),
+}
+
+impl Batch {
+    /// Begins the part of a connection.
+    pub(crate) fn begin(&mut self) {
+        self.begin = self.ops.len()..self.bytes.len();
+    }
+
+    /// Counts one message of the connection whose part was begun.
+    pub(crate) fn count(&mut self) {
+        self.seal_bytes();
+        match self.ops[self.begin.start..].last_mut() {
+            Some(Op::Counted(n)) => *n += 1,
+            Some(Op::Bytes(_)) | None => self.ops.push(Op::Counted(1)),
+        }
+    }
+
+    /// Where the connection's encoded frames go.
+    pub(crate) fn bytes_for_reply(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    pub(crate) fn publish(&mut self, room: &str, text: &str) {
+        self.publications.push(Publication { room: room.to_owned(), text: text.to_owned() });
+    }
+
+    /// Ends the part. One that holds nothing leaves no trace.
+    pub(crate) fn end(&mut self, key: usize, id: u64, token: &Token, floor: u64) {
+        self.seal_bytes();
+        let ops = self.begin.start..self.ops.len();
+        if ops.is_empty() {
+            return;
+        }
+        let by = self.ops[ops.clone()].iter().map(|op| if let Op::Counted(n) = op { *n } else { 0 }).sum();
+        let increment = (by > 0).then(|| {
+            self.increments.push(Increment { token: token.clone(), by, floor, last: 0 });
+            self.increments.len() - 1
+        });
+        self.parts.push(Part { key, id, increment, ops, bytes: self.begin.end });
+    }
+
+    fn seal_bytes(&mut self) {
+        let sealed = self.ops[self.begin.start..].iter().rev().find_map(|op| match op {
+            Op::Bytes(end) => Some(*end),
+            Op::Counted(_) => None,
+        });
+        if self.bytes.len() > sealed.unwrap_or(self.begin.end) {
+            self.ops.push(Op::Bytes(self.bytes.len()));
+        }
+    }
+
+    /// Whether a commit has anything to do.
+    pub(crate) fn has_store_work(&self) -> bool {
+        !(self.increments.is_empty() && self.publications.is_empty() && self.touches.is_empty())
+    }
+
+    /// How many parts there are.
+    pub(crate) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The part at `index`.
+    pub(crate) fn part(&self, index: usize) -> Ready<'_> {
+        let part = &self.parts[index];
+        Ready {
+            key: part.key,
+            id: part.id,
+            increment: part.increment.map(|index| &self.increments[index]),
+            ops: &self.ops[part.ops.clone()],
+            bytes: &self.bytes,
+            at: part.bytes,
+        }
+    }
+
+    /// Empties it, and gives back memory that only a rare turn needs.
+    pub(crate) fn clear(&mut self) {
+        const KEEP: usize = 64 * 1024;
+        self.increments.clear();
+        self.publications.clear();
+        self.touches.clear();
+        self.parts.clear();
+        self.ops.clear();
+        self.bytes.clear();
+        if self.bytes.capacity() > KEEP {
+            *self = Batch::default();
+        }
+        self.begin = 0..0;
+    }
+}
+
+impl<'a> Ready<'a> {
+    /// The pieces in the order in which they must leave.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'a>> {
+        let mut count = self.increment.map_or(0, |increment| increment.last - u64::from(increment.by));
+        let (mut at, bytes) = (self.at, self.bytes);
+        self.ops.iter().map(move |op| match *op {
+            Op::Counted(n) => {
+                let first = count + 1;
+                count += u64::from(n);
+                Piece::Counted(first..=count)
+            }
+            Op::Bytes(end) => Piece::Bytes(&bytes[std::mem::replace(&mut at, end)..end]),
+        })
+    }
+
+    /// The frames that come before the first counted reply: all that may leave when the commit failed.
+    pub(crate) fn bytes_before_counted(&self) -> &'a [u8] {
+        match self.ops.first() {
+            Some(Op::Bytes(end)) => &self.bytes[self.at..*end],
+            Some(Op::Counted(_)) | None => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_keep_the_order_of_their_messages() {
+        let token: Token = "abc".parse().unwrap();
+        let mut batch = Batch::default();
+        batch.begin();
+        batch.count();
+        batch.count();
+        batch.bytes_for_reply().extend(b"error");
+        batch.count();
+        batch.bytes_for_reply().extend(b"pong");
+        batch.bytes_for_reply().extend(b"close");
+        batch.end(1, 11, &token, 5);
+        batch.begin();
+        batch.end(2, 22, &token, 0);
+        batch.begin();
+        batch.bytes_for_reply().extend(b"only");
+        batch.end(3, 33, &token, 0);
+        assert_eq!(batch.increments, [Increment { token, by: 3, floor: 5, last: 0 }]);
+        batch.increments[0].last = 10;
+        assert_eq!(batch.len(), 2);
+        let first = batch.part(0);
+        assert_eq!(
+            first.pieces().collect::<Vec<_>>(),
+            [Piece::Counted(8..=9), Piece::Bytes(b"error"), Piece::Counted(10..=10), Piece::Bytes(b"pongclose")]
+        );
+        assert_eq!(first.bytes_before_counted(), b"");
+        let second = batch.part(1);
+        assert_eq!((second.key, second.id, second.bytes_before_counted()), (3, 33, &b"only"[..]));
+        assert_eq!(second.pieces().collect::<Vec<_>>(), [Piece::Bytes(b"only")]);
+        batch.clear();
+        assert_eq!((batch.len(), batch.has_store_work()), (0, false));
+    }
+}

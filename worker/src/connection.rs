@@ -1,0 +1,359 @@
+//! The receiving half of one WebSocket connection, sans I/O: bytes in, messages out (RFC 6455 section 5).
+//!
+//! Whole frames are unmasked and handed on where they lie, in the buffer they were read into. Only what is incomplete
+//! at the end of a read is copied, so that a connection at rest owns nothing.
+
+use std::io::Cursor;
+
+use serde::{Deserialize, Serialize};
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+
+/// The longest frame header: two bytes, eight of length, four of mask.
+const MAX_HEADER: usize = 14;
+/// The longest payload of a control frame (RFC 6455 section 5.5).
+const MAX_CONTROL: usize = 125;
+
+/// What arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Incoming<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
+    Ping(&'a [u8]),
+    Pong,
+    /// The peer's close, with its code if it gave one.
+    Close(Option<u16>),
+}
+
+/// Whether to go on with what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Continue,
+    Stop,
+}
+
+/// Why a connection must fail (RFC 6455 section 7.1.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error("{0}")]
+    Protocol(&'static str),
+    #[error("the text is not valid UTF-8")]
+    InvalidUtf8,
+    #[error("the message is larger than {0} bytes")]
+    TooBig(usize),
+    #[error("the message has more than {0} fragments")]
+    TooManyFragments(u32),
+}
+
+impl Violation {
+    /// The close code (RFC 6455 section 7.4.1).
+    pub(crate) fn code(self) -> u16 {
+        match self {
+            Violation::Protocol(_) => 1002,
+            Violation::InvalidUtf8 => 1007,
+            Violation::TooManyFragments(_) => 1008,
+            Violation::TooBig(_) => 1009,
+        }
+    }
+}
+
+/// What one message may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) message_size: usize,
+    pub(crate) fragments: u32,
+}
+
+/// What has arrived of the message, frame or header that is incomplete; nothing for a connection at rest.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Inbox(Option<Box<Partial>>);
+
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Partial {
+    /// Bytes of a header that is incomplete.
+    header: Vec<u8>,
+    /// The frame whose payload is incomplete.
+    frame: Option<FrameLeft>,
+    /// Payload so far of a control frame.
+    control: Vec<u8>,
+    /// The message so far, over all its frames.
+    message: Option<Message>,
+}
+
+/// A frame after its header.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct FrameLeft {
+    opcode: u8,
+    last: bool,
+    /// Turned so that its first byte goes with the next byte of payload.
+    mask: [u8; 4],
+    left: u64,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Message {
+    text: bool,
+    data: Vec<u8>,
+    /// How much of a text is known to be UTF-8.
+    checked: usize,
+    fragments: u32,
+}
+
+impl Inbox {
+    /// Takes `input`, hands on each complete item, keeps what is incomplete. After `Stop` or an error nothing more may
+    /// be fed.
+    pub(crate) fn feed(
+        &mut self,
+        mut input: &mut [u8],
+        bounds: Bounds,
+        mut take: impl FnMut(Incoming<'_>) -> Flow,
+    ) -> Result<Flow, Violation> {
+        while !input.is_empty() {
+            if self.0.is_none() {
+                match whole_frame(input, bounds)? {
+                    Some((frame, header, length)) => {
+                        let (this, rest) = std::mem::take(&mut input).split_at_mut(header + length);
+                        input = rest;
+                        let payload = &mut this[header..];
+                        unmask(payload, frame.mask);
+                        if deliver(frame, payload, &mut take)? == Flow::Stop {
+                            return Ok(Flow::Stop);
+                        }
+                        continue;
+                    }
+                    None => self.0 = Some(Box::default()),
+                }
+            }
+            let Some(partial) = self.0.as_mut() else { continue };
+            let (taken, flow) = partial.step(input, bounds, &mut take)?;
+            input = &mut std::mem::take(&mut input)[taken..];
+            if partial.is_idle() {
+                self.0 = None;
+            }
+            if flow == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Bytes that it owns.
+    pub(crate) fn held(&self) -> usize {
+        self.0.as_ref().map_or(0, |partial| {
+            let message = partial.message.as_ref().map_or(0, |message| message.data.capacity());
+            size_of::<Partial>() + partial.header.capacity() + partial.control.capacity() + message
+        })
+    }
+}
+
+impl Partial {
+    fn is_idle(&self) -> bool {
+        self.header.is_empty() && self.frame.is_none() && self.message.is_none()
+    }
+
+    /// Takes some of `input`: as much as completes the header, or the payload, that is incomplete.
+    fn step(
+        &mut self,
+        input: &mut [u8],
+        bounds: Bounds,
+        take: &mut impl FnMut(Incoming<'_>) -> Flow,
+    ) -> Result<(usize, Flow), Violation> {
+        let Some(mut frame) = self.frame else {
+            return Ok((self.take_header(input, bounds)?, self.end_empty_frame(take)?));
+        };
+        let length = frame.left.min(input.len() as u64) as usize;
+        let payload = &mut input[..length];
+        unmask(payload, frame.mask);
+        frame.mask.rotate_left(length % 4);
+        frame.left -= length as u64;
+        self.frame = Some(frame);
+        match &mut self.message {
+            _ if is_control(frame.opcode) => self.control.extend_from_slice(payload),
+            Some(message) => {
+                message.data.extend_from_slice(payload);
+                message.check(false)?;
+            }
+            None => return Err(Violation::Protocol("a payload without a message")),
+        }
+        let flow = if frame.left == 0 { self.end_frame(frame, take)? } else { Flow::Continue };
+        Ok((length, flow))
+    }
+
+    /// Completes the header if it can; then the frame begins. Returns how much of `input` it took.
+    fn take_header(&mut self, input: &[u8], bounds: Bounds) -> Result<usize, Violation> {
+        let had = self.header.len();
+        let mut bytes = [0; MAX_HEADER];
+        bytes[..had].copy_from_slice(&self.header);
+        let more = input.len().min(MAX_HEADER - had);
+        bytes[had..had + more].copy_from_slice(&input[..more]);
+        let Some((frame, length)) = parse(&bytes[..had + more])? else {
+            self.header.extend_from_slice(&input[..more]);
+            return Ok(more);
+        };
+        self.header.clear();
+        if !is_control(frame.opcode) {
+            self.begin_data(frame, bounds)?;
+        }
+        self.frame = Some(frame);
+        Ok(length - had)
+    }
+
+    fn begin_data(&mut self, frame: FrameLeft, bounds: Bounds) -> Result<(), Violation> {
+        let message = match (frame.opcode, &mut self.message) {
+            (CONTINUATION, Some(message)) => message,
+            (CONTINUATION, None) => return Err(Violation::Protocol("a continuation of nothing")),
+            (_, Some(_)) => return Err(Violation::Protocol("a new message inside a fragmented one")),
+            (opcode, none) => none.insert(Message { text: opcode == TEXT, data: Vec::new(), checked: 0, fragments: 0 }),
+        };
+        message.fragments += 1;
+        if message.fragments > bounds.fragments {
+            return Err(Violation::TooManyFragments(bounds.fragments));
+        }
+        if frame.left.saturating_add(message.data.len() as u64) > bounds.message_size as u64 {
+            return Err(Violation::TooBig(bounds.message_size));
+        }
+        Ok(())
+    }
+
+    /// A frame without payload is complete with its header.
+    fn end_empty_frame(&mut self, take: &mut impl FnMut(Incoming<'_>) -> Flow) -> Result<Flow, Violation> {
+        match self.frame {
+            Some(frame) if frame.left == 0 => self.end_frame(frame, take),
+            Some(_) | None => Ok(Flow::Continue),
+        }
+    }
+
+    fn end_frame(&mut self, frame: FrameLeft, take: &mut impl FnMut(Incoming<'_>) -> Flow) -> Result<Flow, Violation> {
+        self.frame = None;
+        if is_control(frame.opcode) {
+            return deliver(frame, &std::mem::take(&mut self.control), take);
+        }
+        if !frame.last {
+            return Ok(Flow::Continue);
+        }
+        let Some(mut message) = self.message.take() else { return Ok(Flow::Continue) };
+        message.check(true)?;
+        let opcode = if message.text { TEXT } else { BINARY };
+        deliver(FrameLeft { opcode, ..frame }, &message.data, take)
+    }
+}
+
+impl Message {
+    /// Fails at the first byte that cannot be text (RFC 6455 section 8.1), not only at the end of the message.
+    fn check(&mut self, complete: bool) -> Result<(), Violation> {
+        if !self.text {
+            return Ok(());
+        }
+        match std::str::from_utf8(&self.data[self.checked..]) {
+            Ok(_) => self.checked = self.data.len(),
+            Err(error) if error.error_len().is_none() && !complete => self.checked += error.valid_up_to(),
+            Err(_) => return Err(Violation::InvalidUtf8),
+        }
+        Ok(())
+    }
+}
+
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+
+fn is_control(opcode: u8) -> bool {
+    opcode >= 8
+}
+
+/// A frame that lies whole in `input` and needs nothing before or after it: with its header's and payload's lengths.
+fn whole_frame(input: &[u8], bounds: Bounds) -> Result<Option<(FrameLeft, usize, usize)>, Violation> {
+    let Some((frame, header)) = parse(input)? else { return Ok(None) };
+    if !is_control(frame.opcode) {
+        if frame.opcode == CONTINUATION {
+            return Err(Violation::Protocol("a continuation of nothing"));
+        }
+        if frame.left > bounds.message_size as u64 {
+            return Err(Violation::TooBig(bounds.message_size));
+        }
+        if !frame.last {
+            return Ok(None);
+        }
+    }
+    let length = frame.left as usize;
+    Ok((input.len() - header >= length).then_some((frame, header, length)))
+}
+
+/// The header at the beginning of `input` and its length; `None`: more bytes are needed.
+fn parse(input: &[u8]) -> Result<Option<(FrameLeft, usize)>, Violation> {
+    let mut cursor = Cursor::new(input);
+    let (header, length) = match FrameHeader::parse(&mut cursor) {
+        Ok(Some(parsed)) => parsed,
+        Ok(None) => return Ok(None),
+        Err(_) => return Err(Violation::Protocol("a reserved opcode")),
+    };
+    if header.rsv1 || header.rsv2 || header.rsv3 {
+        return Err(Violation::Protocol("a reserved bit is set"));
+    }
+    let Some(mask) = header.mask else {
+        return Err(Violation::Protocol("a frame from a client must be masked"));
+    };
+    let position = cursor.position() as usize;
+    let minimal = match length {
+        0..126 => 6,
+        126..65_536 => 8,
+        65_536..=0x7fff_ffff_ffff_ffff => 14,
+        _ => return Err(Violation::Protocol("a length with its highest bit set")),
+    };
+    if position != minimal {
+        return Err(Violation::Protocol("a length that is not in its shortest form"));
+    }
+    if let OpCode::Control(_) = header.opcode {
+        if !header.is_final {
+            return Err(Violation::Protocol("a fragmented control frame"));
+        }
+        if length > MAX_CONTROL as u64 {
+            return Err(Violation::Protocol("a control frame of more than 125 bytes"));
+        }
+    }
+    Ok(Some((FrameLeft { opcode: header.opcode.into(), last: header.is_final, mask, left: length }, position)))
+}
+
+/// Hands on one complete, unmasked item.
+fn deliver(frame: FrameLeft, payload: &[u8], take: &mut impl FnMut(Incoming<'_>) -> Flow) -> Result<Flow, Violation> {
+    Ok(take(match OpCode::from(frame.opcode) {
+        OpCode::Data(Data::Text) => Incoming::Text(std::str::from_utf8(payload).map_err(|_| Violation::InvalidUtf8)?),
+        OpCode::Data(Data::Binary) => Incoming::Binary(payload),
+        OpCode::Control(Control::Ping) => Incoming::Ping(payload),
+        OpCode::Control(Control::Pong) => Incoming::Pong,
+        OpCode::Control(Control::Close) => Incoming::Close(close_code(payload)?),
+        OpCode::Data(Data::Continue | Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
+            return Err(Violation::Protocol("a reserved opcode"));
+        }
+    }))
+}
+
+/// RFC 6455 section 5.5.1: nothing, or a code that may be sent and a reason in UTF-8.
+fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
+    let Some((code, reason)) = payload.split_first_chunk::<2>() else {
+        return if payload.is_empty() { Ok(None) } else { Err(Violation::Protocol("a close frame of one byte")) };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !CloseCode::from(code).is_allowed() {
+        return Err(Violation::Protocol("a close code that may not be sent"));
+    }
+    std::str::from_utf8(reason).map_err(|_| Violation::InvalidUtf8)?;
+    Ok(Some(code))
+}
+
+/// RFC 6455 section 5.3, eight bytes at a time.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = payload.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+#[cfg(test)]
+#[path = "connection/tests.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+//! When heartbeats are due: at wall-clock multiples of the interval, so that every worker of every host says the same.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970.
+pub(crate) fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The beats of one worker.
+#[derive(Debug)]
+pub(crate) struct Beats {
+    interval_ms: u64,
+    last_ms: u64,
+}
+
+/// What to do at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beat {
+    /// Send the heartbeat of this time (milliseconds since 1970).
+    Now(u64),
+    /// Nothing for so long.
+    Wait(Duration),
+}
+
+impl Beats {
+    /// The first beat is the next multiple after `now_ms`.
+    pub(crate) fn new(interval: Duration, now_ms: u64) -> Beats {
+        let interval_ms = (interval.as_millis() as u64).max(1);
+        Beats { interval_ms, last_ms: now_ms - now_ms % interval_ms }
+    }
+
+    /// Decides. A clock that is set back makes no second beat of the same time; one that is set forward skips what it
+    /// jumped over.
+    pub(crate) fn at(&mut self, now_ms: u64) -> Beat {
+        let due = now_ms - now_ms % self.interval_ms;
+        if due > self.last_ms {
+            self.last_ms = due;
+            return Beat::Now(due);
+        }
+        // Set back by more than an interval: begin anew from there rather than being silent until the old time.
+        if due + 2 * self.interval_ms < self.last_ms {
+            self.last_ms = due;
+        }
+        Beat::Wait(Duration::from_millis(self.last_ms + self.interval_ms - now_ms))
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds: `2026-01-01T12:00:00.000Z`.
+pub(crate) fn rfc3339(ms: u64) -> String {
+    let (days, ms_of_day) = (ms / 86_400_000, ms % 86_400_000);
+    // Days to civil date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil's inverse.
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (ms_of_day / 3_600_000, ms_of_day / 60_000 % 60, ms_of_day / 1000 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms_of_day % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(951_782_399_999), "2000-02-28T23:59:59.999Z");
+        assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(rfc3339(1_767_268_800_000), "2026-01-01T12:00:00.000Z");
+        assert_eq!(rfc3339(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_beat_is_at_a_multiple_once() {
+        let mut beats = Beats::new(Duration::from_secs(30), 100_000);
+        assert_eq!(beats.at(100_000), Beat::Wait(Duration::from_secs(20)));
+        assert_eq!(beats.at(120_004), Beat::Now(120_000));
+        assert_eq!(beats.at(120_004), Beat::Wait(Duration::from_millis(29_996)));
+        assert_eq!(beats.at(119_990), Beat::Wait(Duration::from_millis(30_010)), "set back a little");
+        assert_eq!(beats.at(300_001), Beat::Now(300_000), "set forward");
+        assert_eq!(beats.at(60_000), Beat::Wait(Duration::from_secs(30)), "set back a lot");
+        assert_eq!(beats.at(90_000), Beat::Now(90_000));
+    }
+
+    proptest! {
+        #[test]
+        fn no_beat_comes_twice_while_the_clock_goes_forward(steps in prop::collection::vec(0..5_000u64, 1..100)) {
+            let (mut now, mut last) = (1_000_000, 0);
+            let mut beats = Beats::new(Duration::from_secs(1), now);
+            for step in steps {
+                now += step;
+                match beats.at(now) {
+                    Beat::Now(at) => {
+                        prop_assert!(at > last && at % 1000 == 0 && at <= now && now - at < 1000);
+                        last = at;
+                    }
+                    Beat::Wait(wait) => prop_assert!(wait <= Duration::from_secs(1)),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! HTTP/1.1: the routes, one match, and what every answer has in common.
+
+mod error;
+mod health;
+mod metrics;
+mod status;
+mod test;
+mod upgrade;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::accept::IntoSocket;
+use crate::app::App;
+use crate::token::Token;
+use crate::worker::Shared;
+
+pub(crate) type Response = hyper::Response<Full<Bytes>>;
+
+/// Ties log lines, proxies and clients together.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The largest head of a request, in bytes; a larger one is 431.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// The most header fields; more are 431.
+const MAX_FIELDS: usize = 100;
+
+/// Serves one connection until it ends or becomes a WebSocket.
+pub(crate) async fn serve<A, S>(shared: &Rc<Shared<A>>, stream: TokioIo<S>, peer: Option<SocketAddr>)
+where
+    A: App,
+    S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(async |request| Ok::<_, Infallible>(answer::<A, S>(shared, request, peer)));
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(shared.hub.borrow().settings.limits.handshake_timeout)
+            .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_FIELDS)
+            .serve_connection(stream, service)
+            .with_upgrades()
+    );
+    let mut closing = shared.closing();
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        _ = closing.wait_for(|closing| *closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, ?peer, "an HTTP connection ended early");
+    }
+}
+
+/// Answers one request.
+fn answer<A, S>(shared: &Rc<Shared<A>>, mut request: Request<Incoming>, peer: Option<SocketAddr>) -> Response
+where
+    A: App,
+    S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let request_id = request_id(&request);
+    let mut response = route::<A, S>(shared, &mut request, &request_id);
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, header_value(&request_id));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let status = response.status().as_u16();
+    shared.hub.borrow().metrics.request(status);
+    tracing::debug!(
+        method = %request.method(),
+        path = request.uri().path(),
+        status,
+        %request_id,
+        peer = peer.map(|peer| peer.to_string()),
+        "request"
+    );
+    response
+}
+
+fn route<A, S>(shared: &Rc<Shared<A>>, request: &mut Request<Incoming>, request_id: &Token) -> Response
+where
+    A: App,
+    S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let path = request.uri().path();
+    let page: fn(&Shared<A>) -> Response = match path {
+        "/ws/chat/" => {
+            return match *request.method() {
+                Method::GET => upgrade::upgrade::<A, S>(shared, request, request_id),
+                _ => error::method_not_allowed("GET"),
+            };
+        }
+        "/healthz" => |_| health::alive(),
+        "/readyz" => health::ready,
+        "/status" => status::status,
+        "/metrics" => metrics::metrics,
+        "/test/" => test::page,
+        "/test/page.js" => |_| test::script(),
+        "/test/page.css" => |_| test::style(),
+        "/test" => |_| error::redirect("/test/"),
+        _ => return error::error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
+    };
+    match *request.method() {
+        // For HEAD hyper sends the head of the answer alone.
+        Method::GET | Method::HEAD => page(shared),
+        _ => error::method_not_allowed("GET, HEAD"),
+    }
+}
+
+/// The client's own, if it is one that may stand in a log; else a new one.
+fn request_id(request: &Request<Incoming>) -> Token {
+    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    given.and_then(|given| given.parse().ok()).unwrap_or_else(Token::random)
+}
+
+fn header_value(token: &Token) -> HeaderValue {
+    // Tokens are made of characters that a header may hold.
+    HeaderValue::from_str(&token.to_string()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// An answer with a body.
+fn with_body(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn json(status: StatusCode, value: &serde_json::Value) -> Response {
+    with_body(status, "application/json", value.to_string())
+}

@@ -1,0 +1,14 @@
+//! `/metrics`: OpenMetrics text for the whole generation.
+
+use hyper::StatusCode;
+
+use super::{Response, with_body};
+use crate::app::App;
+use crate::metrics::encode;
+use crate::worker::Shared;
+
+pub(super) fn metrics<A: App>(shared: &Shared<A>) -> Response {
+    let hub = shared.hub.borrow();
+    let (text, content_type) = encode(hub.metrics.board(), &hub.settings.color, hub.settings.version);
+    with_body(StatusCode::OK, content_type, text)
+}

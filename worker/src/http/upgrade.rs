@@ -1,0 +1,160 @@
+//! `GET /ws/chat/`: from an HTTP request to a WebSocket (RFC 6455 section 4.2).
+
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::error::error;
+use super::{Response, header_value};
+use crate::accept::IntoSocket;
+use crate::app::App;
+use crate::hub;
+use crate::metrics::Refused;
+use crate::token::Token;
+use crate::worker::Shared;
+
+const SESSION: HeaderName = HeaderName::from_static("x-session-uuid");
+
+/// Why a client gets no WebSocket.
+struct Refusal {
+    status: StatusCode,
+    name: &'static str,
+    detail: String,
+    reason: Refused,
+}
+
+/// Answers 101 and takes the connection, or tells why not.
+pub(super) fn upgrade<A, S>(shared: &Rc<Shared<A>>, request: &mut Request<Incoming>, request_id: &Token) -> Response
+where
+    A: App,
+    S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut response, token) = match examine(shared, request) {
+        Ok(accepted) => accepted,
+        Err(refusal) => return refuse(shared, refusal),
+    };
+    response.headers_mut().insert(SESSION, header_value(&token));
+    let (shared, request_id) = (shared.clone(), request_id.clone());
+    let upgraded = hyper::upgrade::on(request);
+    tokio::task::spawn_local(async move {
+        // An error here is a client that left before it had its 101.
+        let Ok(upgraded) = upgraded.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
+        let early = parts.read_buf.to_vec();
+        let adopted = parts
+            .io
+            .into_inner()
+            .into_socket()
+            .and_then(|socket| shared.hub.borrow_mut().adopt(hub::Upgraded { socket, token, request_id, early }));
+        if let Err(error) = adopted {
+            tracing::warn!(%error, "a WebSocket was lost right after its handshake");
+        }
+    });
+    response
+}
+
+/// The 101 and the session's token, if all is as it must be.
+fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(Response, Token), Refusal> {
+    let refusal = |status, name, detail: &str, reason| Refusal { status, name, detail: detail.to_owned(), reason };
+    let token = session(request.uri().query())
+        .map_err(|detail| refusal(StatusCode::BAD_REQUEST, "invalid_session_uuid", &detail, Refused::Session))?;
+    let hub = shared.hub.borrow();
+    let allowed = &hub.settings.allowed_origins;
+    // A client that is no browser sends no Origin, and no page can make a browser leave it out.
+    if let Some(origin) = request.headers().get(header::ORIGIN)
+        && !allowed.is_empty()
+        && !allowed.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+    {
+        return Err(refusal(StatusCode::FORBIDDEN, "origin_not_allowed", "see --allowed-origins", Refused::Origin));
+    }
+    // tungstenite checks the fields and computes the answer; it wants a request without a body.
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    let response = tungstenite::handshake::server::create_response(&head).map_err(|error| {
+        refusal(StatusCode::UPGRADE_REQUIRED, "upgrade_required", &error.to_string(), Refused::Upgrade)
+    })?;
+    if !valid_key(request.headers().get(header::SEC_WEBSOCKET_KEY)) {
+        let detail = "Sec-WebSocket-Key must be 16 bytes in base64";
+        return Err(refusal(StatusCode::BAD_REQUEST, "bad_request", detail, Refused::Upgrade));
+    }
+    if hub.draining {
+        return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again", Refused::Draining));
+    }
+    if hub.connections.len() >= shared.max_connections() {
+        let detail = "too many connections, try again later";
+        return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "connection_limit", detail, Refused::Connections));
+    }
+    Ok((response.map(|()| Default::default()), token.unwrap_or_else(Token::random)))
+}
+
+fn refuse<A: App>(shared: &Shared<A>, refusal: Refusal) -> Response {
+    let Refusal { status, name, detail, reason } = refusal;
+    shared.hub.borrow().metrics.refused(reason);
+    let mut response = error(status, name, &detail);
+    let headers = response.headers_mut();
+    match status {
+        // RFC 6455 section 4.4, RFC 9110 section 15.5.22.
+        StatusCode::UPGRADE_REQUIRED => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(fastrand::u16(1..=5)));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// The token of `?session_uuid=`; none if it is not given. It is taken as it stands: nothing that is allowed in it
+/// needs percent-encoding.
+fn session(query: Option<&str>) -> Result<Option<Token>, String> {
+    let mut given = query.unwrap_or_default().split('&').filter_map(|pair| match pair.split_once('=') {
+        Some(("session_uuid", value)) => Some(value),
+        Some(_) => None,
+        None => (pair == "session_uuid").then_some(""),
+    });
+    let Some(first) = given.next() else { return Ok(None) };
+    if given.next().is_some() {
+        return Err("session_uuid is given twice".to_owned());
+    }
+    first.parse().map(Some).map_err(|error| format!("session_uuid {error}"))
+}
+
+/// RFC 6455 section 4.1: 16 bytes in base64 are 22 characters and two of padding.
+fn valid_key(key: Option<&HeaderValue>) -> bool {
+    let Some(text) = key.map(HeaderValue::as_bytes).and_then(|key| key.strip_suffix(b"==")) else { return false };
+    text.len() == 22 && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_session_is_what_the_query_says() {
+        assert_eq!(session(None), Ok(None));
+        assert_eq!(session(Some("a=b&c")), Ok(None));
+        assert_eq!(session(Some("x=1&session_uuid=abc123")), Ok("abc123".parse().ok()));
+        for bad in ["session_uuid=", "session_uuid", "session_uuid=a%20b", "session_uuid=a&session_uuid=a"] {
+            assert!(session(Some(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_sixteen_bytes() {
+        let valid = |key: &'static str| valid_key(Some(&HeaderValue::from_static(key)));
+        assert!(valid("dGhlIHNhbXBsZSBub25jZQ=="));
+        assert!(!valid("dGhlIHNhbXBsZSBub25jZQ="));
+        assert!(!valid("short=="));
+        assert!(!valid("dGhlIHNhbXBsZSBub25j*Q=="));
+        assert!(!valid_key(None));
+    }
+}

@@ -1,0 +1,434 @@
+//! All WebSockets of a worker and the **turn**: take the sockets that are ready, read and parse each, give the messages
+//! to the app, commit the increments of all of them, write the replies.
+
+mod ending;
+mod fanout;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use baton_ipc::scoreboard::monotonic_ms;
+use mio::unix::SourceFd;
+use mio::{Events, Interest};
+use slab::Slab;
+
+use crate::app::{App, Message, Reply, RoomChange, Session, Wishes};
+use crate::backplane::{Backplane, Embedded};
+use crate::batch::{Batch, Piece};
+use crate::connection::{Bounds, Flow, Inbox, Incoming, Violation};
+use crate::frame::{self, Kind};
+use crate::heartbeat::wall_ms;
+use crate::metrics::{COMMIT, Closes, DURATION, Errors, Gauge, Messages, Metrics, Single};
+use crate::rooms::Rooms;
+use crate::settings::Settings;
+use crate::slab::{Connection, Phase, Received};
+use crate::token::Token;
+
+pub(crate) use fanout::Audience;
+
+/// Memory that all connections share for reading, in bytes. Whole messages are handled where they lie in it.
+const SCRATCH: usize = 64 * 1024;
+
+/// Sockets taken in one turn.
+const EVENTS: usize = 1024;
+
+/// What a worker knows of its connections.
+pub(crate) struct Hub<A: App> {
+    pub(crate) app: A,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: Metrics,
+    pub(crate) backplane: Embedded,
+    pub(crate) connections: Slab<Connection<A::State>>,
+    /// Refuses new connections; set once, when the worker begins to drain.
+    pub(crate) draining: bool,
+    poll: mio::Poll,
+    events: Events,
+    scratch: Box<[u8]>,
+    batch: Batch,
+    /// One connection's replies, on their way out.
+    out: Vec<u8>,
+    rooms: Rooms,
+    /// Connections that may have more to read than one turn takes.
+    again: Vec<usize>,
+    /// Connections whose phase has changed in this turn.
+    changed: Vec<usize>,
+    /// Connections that must be gone at a time (milliseconds of `CLOCK_MONOTONIC`): key and id.
+    deadlines: Vec<(u64, usize, u64)>,
+    /// Connections whose output began to wait: key and id.
+    waiting: Vec<(usize, u64)>,
+    /// Memory in unfinished messages and waiting output, in bytes.
+    held: usize,
+    next_id: u64,
+    now_ms: u64,
+    store_ok: bool,
+}
+
+/// A WebSocket after its handshake.
+#[derive(Debug)]
+pub(crate) struct Upgraded {
+    pub(crate) socket: OwnedFd,
+    pub(crate) token: Token,
+    pub(crate) request_id: Token,
+    /// What arrived behind the request's head.
+    pub(crate) early: Vec<u8>,
+}
+
+/// Why a connection ends, as found while reading.
+enum End {
+    Peer(Option<u16>),
+    App(u16, String),
+    Rate,
+    Violation(Violation),
+}
+
+impl<A: App> Hub<A> {
+    pub(crate) fn new(app: A, settings: Settings, metrics: Metrics, backplane: Embedded) -> io::Result<Hub<A>> {
+        metrics.gauge(Gauge::StoreOk, 1);
+        Ok(Hub {
+            app,
+            settings,
+            metrics,
+            backplane,
+            connections: Slab::new(),
+            draining: false,
+            poll: mio::Poll::new()?,
+            events: Events::with_capacity(EVENTS),
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            batch: Batch::default(),
+            out: Vec::new(),
+            rooms: Rooms::default(),
+            again: Vec::new(),
+            changed: Vec::new(),
+            deadlines: Vec::new(),
+            waiting: Vec::new(),
+            held: 0,
+            next_id: fastrand::u64(..),
+            now_ms: monotonic_ms(),
+            store_ok: true,
+        })
+    }
+
+    /// The inner epoll: readable when a connection is ready.
+    pub(crate) fn epoll(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
+
+    /// Whether the backplane's last commit succeeded.
+    pub(crate) fn store_ok(&self) -> bool {
+        self.store_ok
+    }
+
+    /// One turn. `true`: there is more to do at once.
+    pub(crate) fn turn(&mut self) -> io::Result<bool> {
+        let begun = Instant::now();
+        self.now_ms = monotonic_ms();
+        self.poll.poll(&mut self.events, Some(Duration::ZERO)).or_else(interrupted)?;
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        let mut taken = 0;
+        for event in &events {
+            taken += 1;
+            let key = event.token().0;
+            if event.is_writable() {
+                self.flush(key);
+            }
+            if event.is_readable() || event.is_error() {
+                self.read(key, event.is_read_closed());
+            }
+        }
+        self.events = events;
+        for key in std::mem::take(&mut self.again) {
+            self.read(key, false);
+        }
+        self.finish(begun);
+        Ok(taken == EVENTS || !self.again.is_empty())
+    }
+
+    /// Takes a connection whose handshake is over.
+    pub(crate) fn adopt(&mut self, upgraded: Upgraded) -> io::Result<()> {
+        let begun = Instant::now();
+        self.now_ms = monotonic_ms();
+        self.tune(&upgraded.socket)?;
+        let fd = upgraded.socket.as_raw_fd();
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        self.poll.registry().register(&mut SourceFd(&fd), mio::Token(key), Interest::READABLE)?;
+        self.next_id = self.next_id.wrapping_add(1);
+        let connection = entry.insert(Connection {
+            socket: upgraded.socket,
+            phase: Phase::Open,
+            ended_by: Closes::Lost,
+            heard: true,
+            rate: (0, 0),
+            id: self.next_id,
+            opened_ms: self.now_ms,
+            received: 0,
+            shown: 0,
+            beat_ms: wall_ms(),
+            token: upgraded.token,
+            request_id: upgraded.request_id,
+            inbox: Inbox::default(),
+            output: None,
+            rooms: None,
+            state: A::State::default(),
+        });
+        tracing::info!(
+            connection_id = connection.name(),
+            session_uuid = %connection.token,
+            request_id = %connection.request_id,
+            "connection opened"
+        );
+        self.metrics.add(Single::Opened, 1);
+        self.metrics.gauge(Gauge::Connections, self.connections.len() as u64);
+        self.batch.begin();
+        let mut wishes = Wishes::default();
+        let connection = &mut self.connections[key];
+        let mut session = Session { token: &connection.token, batch: &mut self.batch, wishes: &mut wishes };
+        self.app.opened(&mut connection.state, &mut session);
+        self.end_part(key, wishes, None);
+        let mut early = upgraded.early;
+        if !early.is_empty() {
+            self.feed(key, &mut early);
+        }
+        self.finish(begun);
+        Ok(())
+    }
+
+    fn tune(&self, socket: &OwnedFd) -> io::Result<()> {
+        let socket = socket2::SockRef::from(socket);
+        if socket.domain()? == socket2::Domain::UNIX {
+            return Ok(());
+        }
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_user_timeout(Some(self.settings.limits.user_timeout))
+    }
+
+    /// Reads what has arrived, at most a scratchful; a short read ends the reading.
+    pub(crate) fn read(&mut self, key: usize, closed: bool) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        // A client that does not take its replies is not read: it fills its own send queue, not our memory.
+        if connection.phase == Phase::Open && connection.output.is_some() {
+            return;
+        }
+        connection.heard = true;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        match connection.receive(&mut scratch) {
+            Ok(Received::Bytes(n)) => {
+                if matches!(connection.phase, Phase::Open | Phase::Closing) {
+                    self.feed(key, &mut scratch[..n]);
+                }
+                // After a short read the next bytes are a new event; an end that was there already is not.
+                if n == scratch.len() || closed {
+                    self.again.push(key);
+                }
+            }
+            Ok(Received::Nothing) => {}
+            Ok(Received::End) => self.end(key, Phase::Done, Closes::Lost),
+            Err(_) => {
+                self.end(key, Phase::Done, Closes::Lost);
+                self.connections[key].output = None;
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Gives what arrived to the engine, and its messages to the app.
+    fn feed(&mut self, key: usize, input: &mut [u8]) {
+        let Hub { app, batch, connections, settings, now_ms, .. } = self;
+        let limits = &settings.limits;
+        let Some(connection) = connections.get_mut(key) else { return };
+        let held = connection.held();
+        let bounds = Bounds { message_size: limits.max_message_size, fragments: limits.max_fragments };
+        let (mut wishes, mut end, mut received) = (Wishes::default(), None, 0);
+        let mut inbox = std::mem::take(&mut connection.inbox);
+        batch.begin();
+        let outcome = inbox.feed(input, bounds, |incoming| {
+            if let Incoming::Close(code) = incoming {
+                end = Some(End::Peer(code));
+                return Flow::Stop;
+            }
+            if connection.phase == Phase::Closing {
+                return Flow::Continue;
+            }
+            if !connection.within_rate(*now_ms, limits.max_message_rate) {
+                end = Some(End::Rate);
+                return Flow::Stop;
+            }
+            let message = match incoming {
+                Incoming::Text(text) => Message::Text(text),
+                Incoming::Binary(data) => Message::Binary(data),
+                Incoming::Ping(data) => {
+                    frame::append(batch.bytes_for_reply(), Kind::Pong, data);
+                    return Flow::Continue;
+                }
+                Incoming::Pong | Incoming::Close(_) => return Flow::Continue,
+            };
+            received += 1;
+            let mut session = Session { token: &connection.token, batch, wishes: &mut wishes };
+            app.message(&mut connection.state, message, &mut session);
+            match wishes.close.take() {
+                Some((code, reason)) => {
+                    end = Some(End::App(code, reason));
+                    Flow::Stop
+                }
+                None => Flow::Continue,
+            }
+        });
+        connection.received += received;
+        connection.inbox = inbox;
+        if let Err(violation) = outcome {
+            end = Some(End::Violation(violation));
+        }
+        self.metrics.messages(Messages::Received, received);
+        let over = self.account(key, held);
+        if over && end.is_none() {
+            self.metrics.error(Errors::Memory, 1);
+            end = Some(End::App(1013, self.retry_hint()));
+        }
+        self.end_part(key, wishes, end);
+    }
+
+    /// Ends a connection's part of the batch: a close goes behind its replies.
+    fn end_part(&mut self, key: usize, wishes: Wishes, end: Option<End>) {
+        self.metrics.messages(Messages::Sent, wishes.sent);
+        self.metrics.error(Errors::InvalidJson, wishes.invalid_json);
+        self.metrics.error(Errors::Unsupported, wishes.unsupported);
+        let connection = &mut self.connections[key];
+        for change in &wishes.rooms {
+            match change {
+                RoomChange::Join(room) => self.rooms.join(room, key, &mut connection.rooms),
+                RoomChange::Leave(room) => self.rooms.leave(room, key, &mut connection.rooms),
+            }
+        }
+        let end = end.or(wishes.close.map(|(code, reason)| End::App(code, reason)));
+        if let Some(end) = end {
+            self.close_in_batch(key, end);
+        }
+        let connection = &self.connections[key];
+        self.batch.end(key, connection.id, &connection.token, connection.shown);
+    }
+
+    /// Commits what the turn has gathered, then lets the replies leave.
+    fn finish(&mut self, begun: Instant) {
+        if self.batch.has_store_work() {
+            self.commit();
+        }
+        if self.batch.len() > 0 {
+            self.reply();
+            let messages = self.batch.increments.iter().map(|increment| u64::from(increment.by)).sum::<u64>();
+            self.metrics.observe(&DURATION, begun.elapsed(), messages.max(1));
+        }
+        let published = !self.batch.publications.is_empty() && self.store_ok;
+        self.batch.clear();
+        if published {
+            self.deliver_published();
+        }
+        self.settle();
+    }
+
+    fn commit(&mut self) {
+        let begun = Instant::now();
+        let outcome = self.backplane.commit(&mut self.batch);
+        self.metrics.observe(&COMMIT, begun.elapsed(), 1);
+        self.metrics.add(Single::Commits, 1);
+        let increments = self.batch.increments.iter().map(|increment| u64::from(increment.by)).sum();
+        match outcome {
+            Ok(()) => self.metrics.add(Single::Increments, increments),
+            Err(ref error) => {
+                self.metrics.add(Single::StoreFailures, 1);
+                self.metrics.error(Errors::Store, increments);
+                if self.store_ok {
+                    tracing::error!(%error, "the store refuses to count; clients that send are closed with 1013");
+                }
+            }
+        }
+        if outcome.is_ok() && !self.store_ok {
+            tracing::warn!("the store counts again");
+        }
+        self.store_ok = outcome.is_ok();
+        self.metrics.gauge(Gauge::StoreOk, self.store_ok.into());
+    }
+
+    fn reply(&mut self) {
+        let mut sent = 0;
+        for index in 0..self.batch.len() {
+            let part = self.batch.part(index);
+            let key = part.key;
+            let Some(connection) = self.connections.get_mut(key).filter(|c| c.id == part.id) else { continue };
+            self.out.clear();
+            if part.increment.is_some() && !self.store_ok {
+                self.out.extend_from_slice(part.bytes_before_counted());
+                self.refuse_uncounted(key);
+            } else {
+                for piece in part.pieces() {
+                    match piece {
+                        Piece::Bytes(bytes) => self.out.extend_from_slice(bytes),
+                        Piece::Counted(counts) => {
+                            for count in counts {
+                                let mut reply = Reply { out: &mut self.out, sent: &mut sent };
+                                self.app.counted(&mut connection.state, count, &mut reply);
+                            }
+                        }
+                    }
+                }
+                connection.shown = part.increment.map_or(connection.shown, |increment| increment.last);
+            }
+            let out = std::mem::take(&mut self.out);
+            self.transmit(key, &out);
+            self.out = out;
+        }
+        self.metrics.messages(Messages::Sent, sent);
+        const KEEP: usize = 1024 * 1024;
+        if self.out.capacity() > KEEP {
+            self.out = Vec::new();
+        }
+    }
+
+    /// Sends, and notes what begins to wait or fails.
+    fn transmit(&mut self, key: usize, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let held = connection.held();
+        match connection.transmit(key, bytes, self.poll.registry(), self.now_ms) {
+            Ok(true) => self.waiting.push((key, connection.id)),
+            Ok(false) => {}
+            Err(_) => {
+                connection.output = None;
+                self.end(key, Phase::Done, Closes::Lost);
+            }
+        }
+        self.account(key, held);
+    }
+
+    /// Sends on what waited; a connection that has caught up is read again.
+    fn flush(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let held = connection.held();
+        match connection.flush(key, self.poll.registry(), self.now_ms) {
+            Ok(true) => {
+                self.again.push(key);
+                self.changed.push(key);
+            }
+            Ok(false) => {}
+            Err(_) => {
+                connection.output = None;
+                self.end(key, Phase::Done, Closes::Lost);
+            }
+        }
+        self.account(key, held);
+    }
+
+    /// Keeps the sum of what connections hold; `true`: this one holds something, and all together too much.
+    fn account(&mut self, key: usize, before: usize) -> bool {
+        let now = self.connections.get(key).map_or(0, Connection::held);
+        if now == before {
+            return false;
+        }
+        self.held = (self.held + now).saturating_sub(before);
+        self.metrics.gauge(Gauge::Buffered, self.held as u64);
+        now > before && self.held > self.settings.limits.max_buffer_memory
+    }
+}
+
+fn interrupted(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
+}

@@ -1,0 +1,228 @@
+//! How connections end: closing handshakes, deadlines, removal.
+
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+
+use mio::unix::SourceFd;
+
+use super::{End, Hub};
+use crate::app::App;
+use crate::backplane::{Backplane, BackplaneError};
+use crate::connection::Violation;
+use crate::frame::{self, Kind};
+use crate::metrics::{Closes, Errors, Gauge, Messages};
+use crate::slab::{Connection, Phase};
+
+impl<A: App> Hub<A> {
+    /// Puts the close that `end` asks for behind the replies of the part that is being gathered.
+    pub(super) fn close_in_batch(&mut self, key: usize, end: End) {
+        let connection = &self.connections[key];
+        let answered = connection.phase == Phase::Closing;
+        let out = self.batch.bytes_for_reply();
+        match end {
+            End::Peer(_) if answered => self.end(key, Phase::Done, Closes::Server),
+            End::Peer(code) => {
+                frame::append_close(out, code, "");
+                self.end(key, Phase::Done, Closes::Client);
+            }
+            End::App(code, reason) => {
+                frame::append_close(out, Some(code), &reason);
+                self.end(key, Phase::Closing, Closes::Server);
+            }
+            End::Rate => {
+                self.metrics.error(Errors::Rate, 1);
+                let reason = format!("more than {} messages a second", self.settings.limits.max_message_rate);
+                frame::append_close(out, Some(1008), &reason);
+                self.end(key, Phase::Failed, Closes::Server);
+            }
+            End::Violation(violation) => {
+                self.metrics.error(error_of(violation), 1);
+                if !answered {
+                    frame::append_close(out, Some(violation.code()), &violation.to_string());
+                }
+                self.end(key, Phase::Failed, Closes::Server);
+            }
+        }
+    }
+
+    /// A message could not be counted: its client is told to come back, and nothing is shown that is not durable.
+    pub(super) fn refuse_uncounted(&mut self, key: usize) {
+        let reason = self.retry_hint();
+        frame::append_close(&mut self.out, Some(1013), &reason);
+        self.end(key, Phase::Closing, Closes::Server);
+    }
+
+    /// Notes that a connection has come further towards its end; never back.
+    pub(super) fn end(&mut self, key: usize, phase: Phase, by: Closes) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.phase == Phase::Open {
+            connection.ended_by = by;
+        }
+        let order = |phase| match phase {
+            Phase::Open => 0,
+            Phase::Closing => 1,
+            Phase::Failed => 2,
+            Phase::Done => 3,
+        };
+        if order(phase) > order(connection.phase) {
+            connection.phase = phase;
+            self.changed.push(key);
+        }
+    }
+
+    /// Acts on what has changed: removes what is over, sets deadlines for what waits for its client.
+    pub(super) fn settle(&mut self) {
+        for key in std::mem::take(&mut self.changed) {
+            let Some(connection) = self.connections.get(key) else { continue };
+            let flushed = connection.output.is_none();
+            let deadline = self.now_ms + self.settings.limits.close_timeout.as_millis() as u64;
+            match connection.phase {
+                Phase::Open => {}
+                Phase::Done if flushed => self.remove(key),
+                Phase::Failed if flushed => {
+                    // Our end is over; the client sees the close, then the end of the stream. A socket that is
+                    // gone already cannot be shut down, which is as well.
+                    let _ = socket2::SockRef::from(&connection.socket).shutdown(Shutdown::Write);
+                    self.deadlines.push((deadline, key, connection.id));
+                }
+                Phase::Closing | Phase::Failed | Phase::Done => self.deadlines.push((deadline, key, connection.id)),
+            }
+        }
+    }
+
+    /// Looks for clients that let a deadline pass. Called every second.
+    pub(crate) fn look_at_deadlines(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        let deadlines = std::mem::take(&mut self.deadlines);
+        for (deadline, key, id) in deadlines {
+            if self.connections.get(key).is_none_or(|connection| connection.id != id) {
+                continue;
+            }
+            if deadline <= now_ms { self.remove(key) } else { self.deadlines.push((deadline, key, id)) }
+        }
+        let patience = self.settings.limits.write_timeout.as_millis() as u64;
+        let waiting = std::mem::take(&mut self.waiting);
+        for (key, id) in waiting {
+            let Some(connection) = self.connections.get(key).filter(|connection| connection.id == id) else { continue };
+            let Some(output) = &connection.output else { continue };
+            if output.since_ms + patience <= now_ms { self.fail_slow(key) } else { self.waiting.push((key, id)) }
+        }
+        self.finish_quietly();
+    }
+
+    /// Closes a client that does not read, 1008. It sees the close if it reads on within the close timeout.
+    pub(super) fn fail_slow(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key).filter(|c| c.phase != Phase::Failed) else { return };
+        tracing::warn!(
+            connection_id = connection.name(),
+            session_uuid = %connection.token,
+            queued = connection.output.as_ref().map_or(0, |output| output.waiting()),
+            "a client does not read; closing it"
+        );
+        self.metrics.error(Errors::SlowReader, 1);
+        let mut close = Vec::new();
+        frame::append_close(&mut close, Some(1008), "messages are not being read");
+        if self.connections[key].phase == Phase::Open {
+            self.transmit(key, &close);
+        }
+        self.end(key, Phase::Failed, Closes::Server);
+    }
+
+    /// Closes every open connection of a session, 1000. Returns how many there were.
+    pub(crate) fn disconnect(&mut self, session: &str) -> u64 {
+        let keys: Vec<usize> = self.open_connections(|connection| connection.token.to_string() == session);
+        let mut close = Vec::new();
+        frame::append_close(&mut close, Some(1000), "disconnected by the operator");
+        for key in &keys {
+            self.transmit(*key, &close);
+            self.end(*key, Phase::Closing, Closes::Server);
+        }
+        self.finish_quietly();
+        keys.len() as u64
+    }
+
+    /// Says goodbye to these connections: what they have sent is counted and answered, then comes bye, then 1001.
+    pub(crate) fn say_bye(&mut self, keys: &[usize]) -> Result<(), BackplaneError> {
+        for key in keys {
+            self.read(*key, false);
+        }
+        self.finish_quietly();
+        let open = |key: &&usize| self.connections.get(**key).is_some_and(|c| c.phase == Phase::Open);
+        let keys: Vec<usize> = keys.iter().filter(open).copied().collect();
+        let sessions: Vec<_> = keys.iter().map(|key| self.connections[*key].token.clone()).collect();
+        let totals = self.backplane.load(&sessions)?;
+        let mut out = Vec::new();
+        for (key, total) in keys.into_iter().zip(totals) {
+            out.clear();
+            // A store that was set back knows less than the client.
+            let total = total.max(self.connections[key].shown);
+            if let Some(bye) = self.app.bye(total) {
+                frame::append(&mut out, Kind::Text, bye.as_bytes());
+                self.metrics.messages(Messages::Sent, 1);
+            }
+            frame::append_close(&mut out, Some(1001), &self.retry_hint());
+            self.transmit(key, &out);
+            self.end(key, Phase::Closing, Closes::Drained);
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// When to come back, spread so that clients do not come as a herd.
+    pub(super) fn retry_hint(&self) -> String {
+        let spread = self.settings.retry_spread.as_millis() as u64;
+        format!("retry_ms={}", 100 + fastrand::u64(..=spread))
+    }
+
+    /// Keys of the open connections that `choose` chooses.
+    pub(crate) fn open_connections(&self, choose: impl Fn(&Connection<A::State>) -> bool) -> Vec<usize> {
+        let open = self.connections.iter().filter(|(_, connection)| connection.phase == Phase::Open);
+        open.filter(|(_, connection)| choose(connection)).map(|(key, _)| key).collect()
+    }
+
+    /// Drops what is left, whatever its client does.
+    pub(crate) fn cut_all(&mut self) -> u64 {
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in &keys {
+            self.connections[*key].ended_by = Closes::Cut;
+            self.remove(*key);
+        }
+        keys.len() as u64
+    }
+
+    fn remove(&mut self, key: usize) {
+        let Some(connection) = self.connections.try_remove(key) else { return };
+        // Before the descriptor closes: another process may hold the same socket, and this epoll would go on
+        // telling of it.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&connection.socket.as_raw_fd()));
+        self.held = self.held.saturating_sub(connection.held());
+        self.rooms.leave_all(key, connection.rooms.clone());
+        if connection.shown > 0 {
+            self.batch.touches.push(connection.token.clone());
+        }
+        self.metrics.closed(connection.ended_by);
+        if connection.ended_by == Closes::Lost {
+            self.metrics.error(Errors::Lost, 1);
+        }
+        self.metrics.gauge(Gauge::Connections, self.connections.len() as u64);
+        self.metrics.gauge(Gauge::Buffered, self.held as u64);
+        tracing::info!(
+            connection_id = connection.name(),
+            session_uuid = %connection.token,
+            request_id = %connection.request_id,
+            messages = connection.received,
+            seconds = (self.now_ms.saturating_sub(connection.opened_ms)) as f64 / 1000.0,
+            by = ?connection.ended_by,
+            "connection closed"
+        );
+    }
+}
+
+fn error_of(violation: Violation) -> Errors {
+    match violation {
+        Violation::Protocol(_) => Errors::Protocol,
+        Violation::InvalidUtf8 => Errors::InvalidUtf8,
+        Violation::TooBig(_) => Errors::TooBig,
+        Violation::TooManyFragments(_) => Errors::Fragments,
+    }
+}

@@ -1,0 +1,104 @@
+//! One frame to many connections: heartbeats, broadcasts, rooms, pings. Encoded once, written in slices, so that
+//! replies are not held up behind a hundred thousand writes.
+
+use std::time::Instant;
+
+use super::Hub;
+use crate::app::App;
+use crate::backplane::Backplane;
+use crate::frame::{self, Kind};
+use crate::metrics::{Errors, Messages, Single};
+use crate::slab::Phase;
+
+/// Connections written to before others get their turn.
+const SLICE: usize = 256;
+
+/// Who gets a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Audience {
+    /// Those open since before this time (milliseconds since 1970) that have not had the heartbeat of it.
+    Heartbeat(u64),
+    /// Everyone.
+    Broadcast,
+    /// Everyone; who has been silent since the last ping is dropped.
+    Ping,
+}
+
+impl<A: App> Hub<A> {
+    /// Writes `frame` to the next slice of connections, beginning at key `from`. Returns how many got it, and where to
+    /// go on, if anywhere.
+    pub(crate) fn fan_out(&mut self, frame: &[u8], audience: Audience, from: usize) -> (u64, Option<usize>) {
+        // Keys are below the capacity; a slab has no other bound to offer.
+        let end = (from + SLICE).min(self.connections.capacity());
+        let mut reached = 0;
+        for key in from..end {
+            let Some(connection) = self.connections.get_mut(key).filter(|c| c.phase == Phase::Open) else { continue };
+            match audience {
+                Audience::Heartbeat(at) if connection.beat_ms >= at => continue,
+                Audience::Heartbeat(at) => connection.beat_ms = at,
+                Audience::Broadcast => {}
+                Audience::Ping if !std::mem::take(&mut connection.heard) => {
+                    self.metrics.error(Errors::PingTimeout, 1);
+                    self.end(key, Phase::Done, crate::metrics::Closes::Lost);
+                    self.connections[key].output = None;
+                    continue;
+                }
+                Audience::Ping => {}
+            }
+            reached += u64::from(self.push(key, frame));
+        }
+        match audience {
+            Audience::Heartbeat(_) => self.metrics.messages(Messages::Heartbeat, reached),
+            Audience::Broadcast => self.metrics.messages(Messages::Broadcast, reached),
+            Audience::Ping => {}
+        }
+        self.finish_quietly();
+        (reached, (end < self.connections.capacity()).then_some(end))
+    }
+
+    /// Gives what workers have published to those in the rooms.
+    pub(crate) fn deliver_published(&mut self) {
+        loop {
+            let (publications, missed) = match self.backplane.published() {
+                Ok(read) => read,
+                Err(error) => {
+                    tracing::error!(%error, "publications cannot be read");
+                    return;
+                }
+            };
+            if missed > 0 {
+                tracing::warn!(missed, "fell behind: publications were gone before they could be delivered");
+                self.metrics.add(Single::Gaps, missed);
+            }
+            if publications.is_empty() {
+                return;
+            }
+            for publication in publications {
+                let mut text = Vec::new();
+                frame::append(&mut text, Kind::Text, publication.text.as_bytes());
+                let members = self.rooms.members(&publication.room);
+                let reached = members.into_iter().filter(|key| self.push(*key, &text)).count();
+                self.metrics.messages(Messages::Room, reached as u64);
+            }
+            self.settle();
+        }
+    }
+
+    /// Sends a frame that the client did not ask for. One that has too much waiting is closed instead.
+    fn push(&mut self, key: usize, frame: &[u8]) -> bool {
+        let Some(connection) = self.connections.get(key).filter(|c| c.phase == Phase::Open) else { return false };
+        let waiting = connection.output.as_ref().map_or(0, |output| output.waiting());
+        if waiting > 0 && waiting + frame.len() > self.settings.limits.max_output {
+            self.fail_slow(key);
+            return false;
+        }
+        self.transmit(key, frame);
+        true
+    }
+
+    /// Ends a round of writes that no turn belongs to.
+    pub(crate) fn finish_quietly(&mut self) {
+        self.finish(Instant::now());
+        // What the removals of `settle` left to be written comes with the next commit.
+    }
+}

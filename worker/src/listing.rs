@@ -1,0 +1,43 @@
+//! What an operator sees of connections.
+
+use std::net::SocketAddr;
+
+use baton_ipc::Slot;
+use baton_ipc::control::{ConnectionRow, Order};
+use baton_ipc::messages::Answer;
+use baton_ipc::scoreboard::monotonic_ms;
+
+use crate::app::App;
+use crate::hub::Hub;
+use crate::slab::Connection;
+
+/// The most rows in one answer: it must fit into one packet.
+const MAX_ROWS: usize = 300;
+
+/// The first connections in an order.
+pub(crate) fn connections<A: App>(hub: &Hub<A>, slot: Slot, order: Order, limit: usize) -> Answer {
+    let waiting = |connection: &Connection<A::State>| connection.output.as_ref().map_or(0, |output| output.waiting());
+    let mut all: Vec<_> = hub.connections.iter().map(|(_, connection)| connection).collect();
+    match order {
+        Order::Oldest => all.sort_by_key(|connection| connection.opened_ms),
+        Order::Slowest => all.sort_by_key(|connection| std::cmp::Reverse(waiting(connection))),
+        Order::Biggest => all.sort_by_key(|connection| std::cmp::Reverse(connection.received)),
+    }
+    let now = monotonic_ms();
+    let row = |connection: &Connection<A::State>| ConnectionRow {
+        slot,
+        connection_id: connection.name(),
+        session_uuid: connection.token.to_string(),
+        peer: peer(connection).map_or_else(String::new, |peer| peer.to_string()),
+        age_seconds: now.saturating_sub(connection.opened_ms) as f64 / 1000.0,
+        messages: connection.received,
+        queued_bytes: waiting(connection) as u64,
+    };
+    let total = all.len() as u64;
+    Answer::Connections { total, rows: all.into_iter().take(limit.min(MAX_ROWS)).map(row).collect() }
+}
+
+/// Asked of the kernel: it is rarely wanted, and every connection would have to keep it.
+fn peer<S>(connection: &Connection<S>) -> Option<SocketAddr> {
+    socket2::SockRef::from(&connection.socket).peer_addr().ok()?.as_socket()
+}

@@ -1,0 +1,251 @@
+//! The one table of metrics: what the numbers on the scoreboard mean, and their names for Prometheus.
+
+mod exposition;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use baton_ipc::scoreboard::{COUNTER_MESSAGES, COUNTERS, GAUGE_CONNECTIONS, GAUGES, Row};
+use baton_ipc::{Scoreboard, Slot};
+
+pub(crate) use exposition::encode;
+
+/// A family of counters: one number a label value.
+#[derive(Debug)]
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) label: &'static str,
+    first: usize,
+    values: &'static [&'static str],
+}
+
+/// A family of histograms without labels. On the scoreboard: the buckets, then the sum in nanoseconds.
+#[derive(Debug)]
+pub(crate) struct Histogram {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    first: usize,
+    /// Upper bounds in nanoseconds; one bucket more is for what is over the last.
+    bounds: &'static [u64],
+}
+
+macro_rules! labelled {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $label:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum $name { $($variant),+ }
+        impl $name {
+            const LABELS: &'static [&'static str] = &[$($label),+];
+        }
+    };
+}
+
+labelled! {
+    /// Messages by direction and occasion.
+    Messages { Received = "received", Sent = "sent", Heartbeat = "heartbeat", Broadcast = "broadcast", Room = "room" }
+}
+labelled! {
+    /// What went wrong on a connection or with a message.
+    Errors {
+        InvalidJson = "invalid_json", Unsupported = "unsupported_data", TooBig = "too_big", InvalidUtf8 = "invalid_utf8",
+        Protocol = "protocol", Fragments = "too_many_fragments", Rate = "rate_limit", SlowReader = "slow_reader",
+        Memory = "memory", Store = "store", PingTimeout = "ping_timeout", Lost = "connection_lost",
+    }
+}
+labelled! {
+    /// Clients that were turned away before they had a WebSocket.
+    Refused {
+        Connections = "connection_limit", Handshakes = "handshake_limit", Origin = "origin", Session = "bad_session",
+        Upgrade = "bad_upgrade", Draining = "draining",
+    }
+}
+labelled! {
+    /// How a WebSocket ended.
+    Closes { Client = "client", Server = "server", Lost = "lost", Drained = "drained", Cut = "cut" }
+}
+labelled! {
+    /// Answers to HTTP requests by status.
+    Requests { Success = "2xx", Upgrade = "101", Client = "4xx", Server = "5xx" }
+}
+labelled! {
+    /// Counters that stand alone.
+    Single {
+        Opened = "opened", Commits = "commits", Increments = "increments", StoreFailures = "store_failures",
+        AcceptPauses = "accept_pauses", LogDropped = "log_dropped", Heartbeats = "heartbeats", Gaps = "gaps",
+    }
+}
+labelled! {
+    /// Gauges: the state of one worker now.
+    Gauge {
+        Connections = "connections", Limit = "limit", Buffered = "buffered", StoreOk = "store_ok",
+        HeartbeatLag = "heartbeat_lag", Startup = "startup", AcceptPaused = "accept_paused", Handshakes = "handshakes",
+    }
+}
+
+const fn after(family: &Family) -> usize {
+    family.first + family.values.len()
+}
+
+pub(crate) static MESSAGES: Family = Family {
+    name: "websocket_messages",
+    help: "Messages, by direction and occasion",
+    label: "type",
+    first: COUNTER_MESSAGES,
+    values: Messages::LABELS,
+};
+pub(crate) static ERRORS: Family = Family {
+    name: "websocket_errors",
+    help: "Errors on connections and in messages, by kind",
+    label: "type",
+    first: after(&MESSAGES),
+    values: Errors::LABELS,
+};
+pub(crate) static REFUSED: Family = Family {
+    name: "websocket_refused",
+    help: "Clients turned away before the upgrade, by reason",
+    label: "reason",
+    first: after(&ERRORS),
+    values: Refused::LABELS,
+};
+pub(crate) static CLOSES: Family = Family {
+    name: "websocket_closes",
+    help: "WebSockets that ended, by who or what ended them",
+    label: "by",
+    first: after(&REFUSED),
+    values: Closes::LABELS,
+};
+pub(crate) static REQUESTS: Family = Family {
+    name: "http_requests",
+    help: "Answers to HTTP requests, by status",
+    label: "status",
+    first: after(&CLOSES),
+    values: Requests::LABELS,
+};
+/// Not exported as a family: each has a name of its own in [`SINGLES`].
+static SINGLE: Family = Family { name: "", help: "", label: "", first: after(&REQUESTS), values: Single::LABELS };
+
+pub(crate) static FAMILIES: [&Family; 5] = [&MESSAGES, &ERRORS, &REFUSED, &CLOSES, &REQUESTS];
+
+/// Name and help of the counters that stand alone.
+pub(crate) static SINGLES: [(Single, &str, &str); 8] = [
+    (Single::Opened, "websocket_connections_opened", "WebSockets opened"),
+    (Single::Commits, "backplane_commits", "Group commits"),
+    (Single::Increments, "backplane_increments", "Messages counted"),
+    (Single::StoreFailures, "backplane_failures", "Group commits that failed"),
+    (Single::AcceptPauses, "accept_pauses", "Times a worker stopped accepting for want of descriptors"),
+    (Single::LogDropped, "log_lines_dropped", "Log lines lost because the log could not keep up"),
+    (Single::Heartbeats, "heartbeats", "Heartbeats fanned out, one per worker and interval"),
+    (Single::Gaps, "backplane_gaps", "Published messages that a worker missed because it fell too far behind"),
+];
+
+/// Name, help and factor to the unit of the name.
+pub(crate) static GAUGE_NAMES: [(Gauge, &str, &str, f64); 7] = [
+    (Gauge::Connections, "websocket_connections_active", "WebSockets open now", 1.0),
+    (Gauge::Limit, "websocket_connections_limit", "WebSockets that may be open", 1.0),
+    (Gauge::Buffered, "websocket_buffered_bytes", "Memory in unfinished messages and waiting output", 1.0),
+    (Gauge::StoreOk, "backplane_up", "Workers whose last group commit succeeded", 1.0),
+    (Gauge::AcceptPaused, "accept_paused", "Workers that do not accept now for want of descriptors", 1.0),
+    (Gauge::Handshakes, "http_connections_active", "HTTP connections open now, WebSockets not counted", 1.0),
+    (
+        Gauge::HeartbeatLag,
+        "heartbeat_lag_seconds",
+        "From a heartbeat's time to its last connection, worst worker",
+        1e-6,
+    ),
+];
+
+pub(crate) static DURATION: Histogram = Histogram {
+    name: "websocket_message_duration_seconds",
+    help: "From reading a message to its reply being written, commit included",
+    first: after(&SINGLE),
+    bounds: &[
+        50_000,
+        100_000,
+        250_000,
+        500_000,
+        1_000_000,
+        2_500_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        50_000_000,
+        100_000_000,
+        250_000_000,
+        500_000_000,
+        1_000_000_000,
+        2_500_000_000,
+    ],
+};
+pub(crate) static COMMIT: Histogram = Histogram {
+    name: "backplane_commit_duration_seconds",
+    help: "Duration of a group commit",
+    first: DURATION.first + DURATION.bounds.len() + 2,
+    bounds: &[10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 25_000_000, 100_000_000],
+};
+
+const _: () = assert!(COMMIT.first + COMMIT.bounds.len() + 2 <= COUNTERS);
+const _: () = assert!(Gauge::LABELS.len() <= GAUGES && Gauge::Connections as usize == GAUGE_CONNECTIONS);
+
+/// One worker's numbers: it writes its own row.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    board: Rc<Scoreboard>,
+    slot: Slot,
+}
+
+impl Metrics {
+    pub(crate) fn new(board: Rc<Scoreboard>, slot: Slot) -> Metrics {
+        Metrics { board, slot }
+    }
+
+    pub(crate) fn row(&self) -> Row<'_> {
+        self.board.row(self.slot)
+    }
+
+    pub(crate) fn board(&self) -> &Rc<Scoreboard> {
+        &self.board
+    }
+
+    pub(crate) fn messages(&self, kind: Messages, n: u64) {
+        self.row().counter(MESSAGES.first + kind as usize).add(n);
+    }
+
+    pub(crate) fn error(&self, kind: Errors, n: u64) {
+        self.row().counter(ERRORS.first + kind as usize).add(n);
+    }
+
+    pub(crate) fn refused(&self, reason: Refused) {
+        self.row().counter(REFUSED.first + reason as usize).add(1);
+    }
+
+    pub(crate) fn closed(&self, by: Closes) {
+        self.row().counter(CLOSES.first + by as usize).add(1);
+    }
+
+    pub(crate) fn request(&self, status: u16) {
+        let class = match status {
+            101 => Requests::Upgrade,
+            400..500 => Requests::Client,
+            500.. => Requests::Server,
+            _ => Requests::Success,
+        };
+        self.row().counter(REQUESTS.first + class as usize).add(1);
+    }
+
+    pub(crate) fn add(&self, single: Single, n: u64) {
+        self.row().counter(SINGLE.first + single as usize).add(n);
+    }
+
+    pub(crate) fn gauge(&self, gauge: Gauge, value: u64) {
+        self.row().gauge(gauge as usize).set(value);
+    }
+
+    /// `n` observations of the same duration.
+    pub(crate) fn observe(&self, histogram: &Histogram, duration: Duration, n: u64) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = histogram.bounds.partition_point(|bound| *bound < nanos);
+        self.row().counter(histogram.first + bucket).add(n);
+        self.row().counter(histogram.first + histogram.bounds.len() + 1).add(nanos.saturating_mul(n));
+    }
+}

@@ -1,0 +1,156 @@
+//! The scoreboard as OpenMetrics text. Any worker answers for the whole generation.
+
+use baton_ipc::Scoreboard;
+use baton_ipc::scoreboard::{COUNTERS, Cause, GAUGES, State};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::{COMMIT, DURATION, FAMILIES, GAUGE_NAMES, Gauge, Histogram, SINGLE, SINGLES};
+
+/// What a scrape answers, and its `Content-Type`.
+pub(crate) fn encode(board: &Scoreboard, color: &str, version: &str) -> (String, &'static str) {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot::of(board, color, version)));
+    let mut text = String::new();
+    // Writing to a String cannot fail, and the collector returns no error of its own.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+}
+
+/// All rows added up, at one moment.
+#[derive(Debug)]
+struct Snapshot {
+    color: String,
+    version: String,
+    counters: [u64; COUNTERS],
+    gauges: [u64; GAUGES],
+    states: [u64; State::ALL.len()],
+    restarts: [u64; Cause::ALL.len()],
+}
+
+impl Snapshot {
+    fn of(board: &Scoreboard, color: &str, version: &str) -> Snapshot {
+        let mut snapshot = Snapshot {
+            color: color.to_owned(),
+            version: version.to_owned(),
+            counters: [0; COUNTERS],
+            gauges: [0; GAUGES],
+            states: [0; State::ALL.len()],
+            restarts: [0; Cause::ALL.len()],
+        };
+        for (_, row) in board.rows() {
+            for (index, sum) in snapshot.counters.iter_mut().enumerate() {
+                *sum = sum.wrapping_add(row.counter(index).get());
+            }
+            for (index, value) in snapshot.gauges.iter_mut().enumerate() {
+                let ours = row.gauge(index).get();
+                // A lag or a duration of the generation is that of its worst worker; the rest adds up.
+                let worst = index == Gauge::HeartbeatLag as usize || index == Gauge::Startup as usize;
+                *value = if worst { ours.max(*value) } else { *value + ours };
+            }
+            snapshot.states[row.state() as usize] += 1;
+            for cause in Cause::ALL {
+                snapshot.restarts[cause as usize] += row.restarts(cause).get();
+            }
+        }
+        snapshot
+    }
+
+    fn histogram(&self, encoder: &mut DescriptorEncoder<'_>, histogram: &Histogram) -> std::fmt::Result {
+        let cells = &self.counters[histogram.first..][..histogram.bounds.len() + 2];
+        let (buckets, sum) = cells.split_at(cells.len() - 1);
+        let bounds = histogram.bounds.iter().map(|nanos| *nanos as f64 * 1e-9).chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
+        let count = buckets.iter().map(|(_, n)| n).sum();
+        encoder
+            .encode_descriptor(histogram.name, histogram.help, None, MetricType::Histogram)?
+            .encode_histogram::<NoLabelSet>(sum[0] as f64 * 1e-9, count, &buckets, None)
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        for family in FAMILIES {
+            let mut metric = encoder.encode_descriptor(family.name, family.help, None, MetricType::Counter)?;
+            for (offset, value) in family.values.iter().enumerate() {
+                let counter = ConstCounter::new(self.counters[family.first + offset]);
+                counter.encode(metric.encode_family(&[(family.label, *value)])?)?;
+            }
+        }
+        for (single, name, help) in SINGLES {
+            let counter = ConstCounter::new(self.counters[SINGLE.first + single as usize]);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        for (gauge, name, help, unit) in GAUGE_NAMES {
+            let gauge = ConstGauge::new(self.gauges[gauge as usize] as f64 * unit);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        self.histogram(&mut encoder, &DURATION)?;
+        self.histogram(&mut encoder, &COMMIT)?;
+        let startup = ConstGauge::new(self.gauges[Gauge::Startup as usize] as f64 * 1e-6);
+        let help = "From fork to ready, slowest worker";
+        startup.encode(encoder.encode_descriptor("app_startup_time_seconds", help, None, MetricType::Gauge)?)?;
+        let mut workers = encoder.encode_descriptor("workers", "Slots, by state", None, MetricType::Gauge)?;
+        for state in State::ALL {
+            let name = format!("{state:?}").to_lowercase();
+            ConstGauge::new(self.states[state as usize]).encode(workers.encode_family(&[("state", name.as_str())])?)?;
+        }
+        let help = "Workers that ended, by cause";
+        let mut restarts = encoder.encode_descriptor("worker_restarts", help, None, MetricType::Counter)?;
+        for cause in Cause::ALL {
+            let counter = ConstCounter::new(self.restarts[cause as usize]);
+            counter.encode(restarts.encode_family(&[("cause", cause.label())])?)?;
+        }
+        let info = [("color", self.color.as_str()), ("version", self.version.as_str())];
+        let mut build = encoder.encode_descriptor("baton_build", "What runs", None, MetricType::Info)?;
+        build.encode_info(&info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::super::{Errors, Messages, Metrics, Single};
+    use super::*;
+
+    #[test]
+    fn the_required_names_are_there_and_rows_add_up() {
+        let board = Rc::new(Scoreboard::create(2).unwrap());
+        board.row(0).set_state(State::Serving, 1);
+        board.row(1).ended(Cause::Hang);
+        for slot in 0..2 {
+            let metrics = Metrics::new(board.clone(), slot);
+            metrics.messages(Messages::Received, 20);
+            metrics.error(Errors::InvalidJson, 1);
+            metrics.gauge(Gauge::Connections, 3);
+            metrics.gauge(Gauge::Startup, 1_000 + u64::from(slot));
+            metrics.add(Single::Commits, 2);
+            metrics.observe(&DURATION, Duration::from_micros(70), 5);
+            metrics.observe(&DURATION, Duration::from_secs(60), 1);
+        }
+        let (text, _) = encode(&board, "blue", "1.2.3");
+        for line in [
+            "websocket_connections_active 6.0",
+            "websocket_messages_total{type=\"received\"} 40",
+            "websocket_errors_total{type=\"invalid_json\"} 2",
+            "websocket_message_duration_seconds_bucket{le=\"0.0001\"} 10",
+            "websocket_message_duration_seconds_bucket{le=\"2.5\"} 10",
+            "websocket_message_duration_seconds_bucket{le=\"+Inf\"} 12",
+            "websocket_message_duration_seconds_count 12",
+            "app_startup_time_seconds 0.001001",
+            "workers{state=\"serving\"} 1",
+            "worker_restarts_total{cause=\"hang\"} 1",
+            "backplane_commits_total 4",
+            "baton_build_info{color=\"blue\",version=\"1.2.3\"} 1",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
+        }
+    }
+}

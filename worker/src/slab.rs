@@ -1,0 +1,175 @@
+//! The WebSockets of one worker: plain values in a slab, registered with one inner epoll.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use crate::connection::Inbox;
+use crate::metrics::Closes;
+use crate::token::Token;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Messages go both ways.
+    Open,
+    /// Our close is out; waiting for theirs. Messages are not read any more.
+    Closing,
+    /// It broke the protocol, and our close is out: what it still sends is thrown away until it ends, since closing
+    /// with bytes unread would reset the connection before the client has seen why (RFC 6455 section 7.1.1).
+    Failed,
+    /// Nothing more is expected: it goes as soon as its output is out.
+    Done,
+}
+
+/// One WebSocket. At rest it owns no memory beyond this.
+#[derive(Debug)]
+pub(crate) struct Connection<S> {
+    pub(crate) socket: OwnedFd,
+    pub(crate) phase: Phase,
+    /// Who ended it, once somebody has.
+    pub(crate) ended_by: Closes,
+    /// Something arrived since the last ping.
+    pub(crate) heard: bool,
+    /// The second in which messages were last counted against the rate, and how many.
+    pub(crate) rate: (u32, u32),
+    /// Never used twice, unlike the key.
+    pub(crate) id: u64,
+    /// `CLOCK_MONOTONIC`, milliseconds.
+    pub(crate) opened_ms: u64,
+    /// Messages received.
+    pub(crate) received: u64,
+    /// The highest count that it was shown.
+    pub(crate) shown: u64,
+    /// The time of its last heartbeat, or of its opening: milliseconds since 1970.
+    pub(crate) beat_ms: u64,
+    pub(crate) token: Token,
+    pub(crate) request_id: Token,
+    pub(crate) inbox: Inbox,
+    pub(crate) output: Option<Box<Output>>,
+    #[allow(clippy::box_collection, reason = "a pointer for what most connections lack")]
+    pub(crate) rooms: Option<Box<Vec<Rc<str>>>>,
+    pub(crate) state: S,
+}
+
+/// What the client has not taken yet.
+#[derive(Debug)]
+pub(crate) struct Output {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// When the client last took some, in milliseconds of `CLOCK_MONOTONIC`.
+    pub(crate) since_ms: u64,
+}
+
+impl Output {
+    pub(crate) fn waiting(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+}
+
+/// What a read brought.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+impl<S> Connection<S> {
+    /// Reads once.
+    pub(crate) fn receive(&self, scratch: &mut [u8]) -> io::Result<Received> {
+        loop {
+            return match recv(self.socket.as_raw_fd(), scratch, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => Ok(Received::End),
+                Ok(n) => Ok(Received::Bytes(n)),
+                Err(Errno::EAGAIN) => Ok(Received::Nothing),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => Err(errno.into()),
+            };
+        }
+    }
+
+    /// Sends `bytes` after what waits already; what the socket does not take begins to wait. `true`: it has just begun.
+    pub(crate) fn transmit(&mut self, key: usize, bytes: &[u8], registry: &Registry, now_ms: u64) -> io::Result<bool> {
+        if let Some(output) = &mut self.output {
+            output.bytes.extend_from_slice(bytes);
+            return Ok(false);
+        }
+        let sent = self.send(bytes)?;
+        if sent == bytes.len() {
+            return Ok(false);
+        }
+        self.output = Some(Box::new(Output { bytes: bytes[sent..].to_vec(), sent: 0, since_ms: now_ms }));
+        self.watch(key, Interest::READABLE | Interest::WRITABLE, registry)?;
+        Ok(true)
+    }
+
+    /// Sends what waits. `true`: nothing waits any more.
+    pub(crate) fn flush(&mut self, key: usize, registry: &Registry, now_ms: u64) -> io::Result<bool> {
+        while let Some(mut output) = self.output.take() {
+            let sent = self.send(&output.bytes[output.sent..])?;
+            output.sent += sent;
+            if output.waiting() > 0 {
+                if sent > 0 {
+                    output.since_ms = now_ms;
+                }
+                self.output = Some(output);
+                return Ok(false);
+            }
+            self.watch(key, Interest::READABLE, registry)?;
+        }
+        Ok(true)
+    }
+
+    fn watch(&self, key: usize, interest: Interest, registry: &Registry) -> io::Result<()> {
+        registry.reregister(&mut SourceFd(&self.socket.as_raw_fd()), mio::Token(key), interest)
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            return match send(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Ok(n) => Ok(n),
+                Err(Errno::EAGAIN) => Ok(0),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => Err(errno.into()),
+            };
+        }
+    }
+
+    /// Bytes that it owns beyond itself.
+    pub(crate) fn held(&self) -> usize {
+        self.inbox.held() + self.output.as_ref().map_or(0, |output| output.bytes.capacity())
+    }
+
+    /// Counts one message against the rate; `false`: over it. Seconds are those of the worker's clock, so that a client
+    /// may send twice the rate across the border of two.
+    pub(crate) fn within_rate(&mut self, now_ms: u64, max: u32) -> bool {
+        let second = (now_ms / 1000) as u32;
+        if self.rate.0 != second {
+            self.rate = (second, 0);
+        }
+        self.rate.1 += 1;
+        max == 0 || self.rate.1 <= max
+    }
+
+    /// Its id as logs and listings show it.
+    pub(crate) fn name(&self) -> String {
+        format!("{:016x}", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_at_rest_is_small() {
+        assert!(size_of::<Connection<()>>() <= 144, "{} bytes", size_of::<Connection<()>>());
+        assert_eq!(size_of::<Option<Connection<()>>>(), size_of::<Connection<()>>());
+    }
+}

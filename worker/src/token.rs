@@ -1,0 +1,126 @@
+//! Session tokens and request ids: 1 to 64 characters of `A-Za-z0-9._-`.
+
+use std::fmt;
+use std::rc::Rc;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+/// The longest token, in characters.
+pub const MAX_TOKEN: usize = 64;
+
+/// A session's name. A UUID in its usual spelling is kept in its 16 bytes, since most tokens are one and every
+/// connection holds two.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Token {
+    /// Spelled in lower case with hyphens.
+    Uuid(Uuid),
+    /// Anything else that is allowed.
+    Text(Rc<str>),
+}
+
+/// Why a text is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Empty, or longer than [`MAX_TOKEN`].
+    #[error("must be 1 to {MAX_TOKEN} characters long, not {0}")]
+    Length(usize),
+    /// A character that is not allowed.
+    #[error("may hold only A-Z a-z 0-9 . _ -")]
+    Character,
+}
+
+impl Token {
+    /// A new random one (UUIDv4).
+    pub fn random() -> Token {
+        Token::Uuid(Uuid::new_v4())
+    }
+
+    /// The key under which a store keeps it: one byte of kind, then the shortest spelling.
+    pub fn key(&self) -> Key {
+        let (kind, spelling) = match self {
+            Token::Uuid(uuid) => (b'u', uuid.as_bytes().as_slice()),
+            Token::Text(text) => (b't', text.as_bytes()),
+        };
+        let mut bytes = [0; 1 + MAX_TOKEN];
+        bytes[0] = kind;
+        bytes[1..=spelling.len()].copy_from_slice(spelling);
+        Key { bytes, length: 1 + spelling.len() }
+    }
+}
+
+/// The bytes of [`Token::key`].
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    bytes: [u8; 1 + MAX_TOKEN],
+    length: usize,
+}
+
+impl AsRef<[u8]> for Key {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl FromStr for Token {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Token, TokenError> {
+        if text.is_empty() || text.len() > MAX_TOKEN {
+            return Err(TokenError::Length(text.chars().count()));
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
+            return Err(TokenError::Character);
+        }
+        // Only the usual spelling: another one is another token, as it is for whoever chose it.
+        let usual = text.len() == 36 && !text.bytes().any(|b| b.is_ascii_uppercase());
+        match Uuid::try_parse(text) {
+            Ok(uuid) if usual => Ok(Token::Uuid(uuid)),
+            _ => Ok(Token::Text(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Token::Uuid(uuid) => uuid.fmt(f),
+            Token::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_the_usual_spelling_is_a_uuid() {
+        let usual = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+        assert!(matches!(usual.parse(), Ok(Token::Uuid(_))));
+        for other in [usual.to_uppercase(), usual.replace('-', ""), "abc123".into()] {
+            assert!(matches!(other.parse(), Ok(Token::Text(_))), "{other}");
+        }
+        assert!(matches!(Token::random(), Token::Uuid(uuid) if uuid.get_version_num() == 4));
+    }
+
+    #[test]
+    fn what_is_no_token_is_told_why() {
+        assert_eq!("".parse::<Token>(), Err(TokenError::Length(0)));
+        assert_eq!("x".repeat(65).parse::<Token>(), Err(TokenError::Length(65)));
+        for bad in ["a b", "a/b", "é", "a\n", "%41"] {
+            assert_eq!(bad.parse::<Token>(), Err(TokenError::Character), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_is_spelled_as_it_came_and_keys_never_collide(a in "[A-Za-z0-9._-]{1,64}", b in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}") {
+            let (a_token, b_token): (Token, Token) = (a.parse().unwrap(), b.parse().unwrap());
+            prop_assert_eq!(a_token.to_string(), a.clone());
+            prop_assert_eq!(b_token.to_string(), b.clone());
+            prop_assert_eq!(a_token.key().as_ref() == b_token.key().as_ref(), a == b);
+        }
+    }
+}

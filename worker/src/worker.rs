@@ -1,0 +1,243 @@
+//! One worker process: a single-threaded runtime, its tasks, and the line to the supervisor.
+
+mod drain;
+mod tasks;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Instant;
+
+use baton_ipc::messages::{Answer, FromWorker, Question, ToWorker};
+use baton_ipc::scoreboard::monotonic_ms;
+use baton_ipc::{Channel, ChannelError, Inheritance, Listener, Slot};
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
+
+use crate::accept::{self, Handshakes};
+use crate::app::App;
+use crate::backplane::{Embedded, Options};
+use crate::hub::Hub;
+use crate::listing;
+use crate::metrics::{Gauge, Metrics};
+use crate::readable::Readable;
+use crate::settings::Settings;
+
+/// What the tasks of a worker share. Borrows of the hub never cross an `await`.
+pub(crate) struct Shared<A: App> {
+    pub(crate) hub: RefCell<Hub<A>>,
+    pub(crate) handshakes: Handshakes,
+    pub(crate) max_descriptors: usize,
+    pub(crate) slot: Slot,
+    /// True once HTTP connections are to end after their current answer.
+    closing: watch::Sender<bool>,
+    /// The hub has no connections left while draining.
+    emptied: Notify,
+    log_lines_dropped: fn() -> u64,
+}
+
+impl<A: App> Shared<A> {
+    /// Descriptors in use by clients.
+    pub(crate) fn open_descriptors(&self) -> usize {
+        self.hub.borrow().connections.len() + self.handshakes.len()
+    }
+
+    /// WebSockets that may be open in this worker.
+    pub(crate) fn max_connections(&self) -> usize {
+        let set = self.hub.borrow().settings.limits.max_connections;
+        set.unwrap_or(usize::MAX).min(self.max_descriptors)
+    }
+
+    /// Resolves when HTTP connections are to end.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+}
+
+/// What the body of a worker process needs beside its settings.
+pub struct Hooks {
+    /// Log lines that this process has lost so far.
+    pub log_lines_dropped: fn() -> u64,
+    /// Opens the log files anew.
+    pub reopen_logs: fn(),
+}
+
+/// The body of a worker process: serves until it is told to drain, or loses its supervisor. Returns the exit code.
+pub fn run<A: App>(inheritance: Inheritance, settings: Settings, app: A, hooks: Hooks) -> i32 {
+    let begun = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(std::time::Duration::from_secs(1))
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&inheritance.channel, format!("cannot build the runtime: {error}")),
+    };
+    let local = LocalSet::new();
+    local.block_on(&runtime, serve(inheritance, settings, app, hooks, begun))
+}
+
+fn fail(channel: &Channel, cause: String) -> i32 {
+    tracing::error!(cause, "the worker cannot serve");
+    // The supervisor may be gone; the exit code tells the same.
+    let _ = channel.send(&FromWorker::Failed { cause }, &[]);
+    1
+}
+
+async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hooks: Hooks, begun: Instant) -> i32 {
+    let Inheritance { slot, channel, listeners, scoreboard } = inheritance;
+    let metrics = Metrics::new(scoreboard.clone(), slot);
+    let options = Options::of(&settings);
+    let started = (|| -> Result<Rc<Shared<A>>, String> {
+        let backplane = Embedded::open(options, scoreboard, slot).map_err(|error| error.to_string())?;
+        let max_descriptors = accept::max_descriptors().map_err(|error| format!("getrlimit: {error}"))?;
+        let handshakes = Handshakes::new(settings.limits.max_handshakes);
+        let hub = Hub::new(app, settings, metrics.clone(), backplane).map_err(|error| format!("epoll: {error}"))?;
+        Ok(Rc::new(Shared {
+            hub: RefCell::new(hub),
+            handshakes,
+            max_descriptors,
+            slot,
+            closing: watch::Sender::new(false),
+            emptied: Notify::new(),
+            log_lines_dropped: hooks.log_lines_dropped,
+        }))
+    })();
+    let shared = match started {
+        Ok(shared) => shared,
+        Err(cause) => return fail(&channel, cause),
+    };
+    let mut acceptors = Acceptors::default();
+    for listener in listeners {
+        acceptors.add(&shared, listener);
+    }
+    let tasks = match tasks::spawn(&shared) {
+        Ok(tasks) => tasks,
+        Err(error) => return fail(&channel, format!("cannot watch descriptors: {error}")),
+    };
+    metrics.gauge(Gauge::Limit, shared.max_connections() as u64);
+    metrics.gauge(Gauge::Startup, begun.elapsed().as_micros() as u64);
+    metrics.row().tick().set(monotonic_ms());
+    if let Err(error) = channel.send(&FromWorker::Ready, &[]) {
+        tracing::error!(%error, "the supervisor is gone before this worker was ready");
+        return 1;
+    }
+    tracing::info!(slot, "ready");
+    let within = obey(&shared, &channel, &mut acceptors, hooks.reopen_logs).await;
+    acceptors.stop();
+    let report = drain::drain(&shared, within).await;
+    tracing::info!(closed = report.closed, cut = report.cut, "drained");
+    // Without a supervisor nobody is left to tell.
+    let _ = channel.send(&FromWorker::Drained(report), &[]);
+    tasks.stop().await;
+    match Rc::try_unwrap(shared) {
+        Ok(shared) => match shared.hub.into_inner().backplane.close() {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::error!(%error, "the store was not left cleanly");
+                1
+            }
+        },
+        // A task that still holds on to it ends with the process.
+        Err(_) => 0,
+    }
+}
+
+/// Does what the supervisor says, until it says to drain or is gone. Returns within which time to be gone.
+async fn obey<A: App>(
+    shared: &Rc<Shared<A>>,
+    channel: &Channel,
+    acceptors: &mut Acceptors,
+    reopen_logs: fn(),
+) -> std::time::Duration {
+    let orphaned = shared.hub.borrow().settings.drain_timeout;
+    let readable = match Readable::watch(channel.as_fd()) {
+        Ok(readable) => readable,
+        Err(error) => {
+            tracing::error!(%error, "cannot watch the channel to the supervisor; draining");
+            return orphaned;
+        }
+    };
+    loop {
+        match channel.recv::<ToWorker>() {
+            Ok(Some((ToWorker::Drain { within_ms }, _))) => return std::time::Duration::from_millis(within_ms),
+            Ok(Some((ToWorker::Lend { slot, endpoint }, fds))) => {
+                for socket in fds {
+                    tracing::info!(slot, %endpoint, "accepting for a neighbour");
+                    acceptors.add(shared, Listener { slot, endpoint: endpoint.clone(), socket });
+                }
+            }
+            Ok(Some((ToWorker::Return { slot }, _))) => acceptors.remove(slot),
+            Ok(Some((ToWorker::ReopenLogs, _))) => reopen_logs(),
+            Ok(Some((ToWorker::Ask { id, question }, _))) => {
+                let (shared, answers) = (shared.clone(), channel.try_clone());
+                match answers {
+                    Ok(answers) => drop(spawn_local(async move {
+                        let answer = answer(&shared, question).await;
+                        if let Err(error) = answers.send(&FromWorker::Answer { id, answer }, &[]) {
+                            tracing::warn!(%error, "an answer did not reach the supervisor");
+                        }
+                    })),
+                    Err(error) => tracing::warn!(%error, "a question cannot be answered"),
+                }
+            }
+            Ok(None) => {
+                if let Err(error) = readable.ready().await {
+                    tracing::error!(%error, "cannot wait for the supervisor; draining");
+                    return orphaned;
+                }
+            }
+            Err(ChannelError::Closed) => {
+                tracing::error!("the supervisor is gone; draining");
+                return orphaned;
+            }
+            Err(error) => tracing::error!(%error, "a message from the supervisor was not understood"),
+        }
+    }
+}
+
+async fn answer<A: App>(shared: &Rc<Shared<A>>, question: Question) -> Answer {
+    match question {
+        Question::Connections { order, limit } => listing::connections(&shared.hub.borrow(), shared.slot, order, limit),
+        Question::Disconnect { session } => Answer::Reached(shared.hub.borrow_mut().disconnect(&session)),
+        Question::Broadcast { text } => Answer::Reached(tasks::broadcast(shared, &text).await),
+    }
+}
+
+/// The tasks that accept, by the slot whose listener it is.
+#[derive(Default)]
+struct Acceptors(HashMap<Slot, Vec<AbortHandle>>);
+
+impl Acceptors {
+    fn add<A: App>(&mut self, shared: &Rc<Shared<A>>, listener: Listener) {
+        let (slot, ours) = (listener.slot, shared.clone());
+        let task = spawn_local(async move {
+            if let Err(error) = accept::accept(ours, listener).await {
+                tracing::error!(%error, slot, "a listener cannot be used");
+            }
+        });
+        self.0.entry(slot).or_default().push(task.abort_handle());
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        self.0.remove(&slot).into_iter().flatten().for_each(|task| task.abort());
+    }
+
+    fn stop(&mut self) {
+        self.0.drain().flat_map(|(_, tasks)| tasks).for_each(|task| task.abort());
+    }
+}
+
+impl<A: App> Shared<A> {
+    /// Turns until there is nothing to do at once; tells whoever waits for the last connection to go.
+    fn turn(&self) -> io::Result<bool> {
+        let mut hub = self.hub.borrow_mut();
+        let more = hub.turn()?;
+        if hub.draining && hub.connections.is_empty() {
+            self.emptied.notify_one();
+        }
+        Ok(more)
+    }
+}

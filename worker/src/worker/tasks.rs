@@ -1,0 +1,158 @@
+//! The standing tasks of a worker: the turn, the heartbeat, the publications, the second hand.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use baton_ipc::scoreboard::monotonic_ms;
+use tokio::task::{JoinHandle, spawn_local, yield_now};
+
+use super::Shared;
+use crate::app::App;
+use crate::frame::{self, Kind};
+use crate::heartbeat::{Beat, Beats, rfc3339, wall_ms};
+use crate::hub::Audience;
+use crate::metrics::{Gauge, Single};
+use crate::readable::Readable;
+
+/// How often a worker says that its loop turns, and looks at deadlines.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Handles of the standing tasks.
+pub(super) struct Tasks(Vec<JoinHandle<()>>);
+
+impl Tasks {
+    /// Ends them all.
+    pub(super) async fn stop(self) {
+        for task in &self.0 {
+            task.abort();
+        }
+        for task in self.0 {
+            // Aborted, which is the point.
+            let _ = task.await;
+        }
+    }
+}
+
+pub(super) fn spawn<A: App>(shared: &Rc<Shared<A>>) -> io::Result<Tasks> {
+    let epoll = Readable::watch(shared.hub.borrow().epoll())?;
+    let wake_up = Readable::watch(shared.hub.borrow().backplane.wake_up().as_fd())?;
+    let mut tasks = vec![
+        spawn_local(turns(shared.clone(), epoll)),
+        spawn_local(publications(shared.clone(), wake_up)),
+        spawn_local(heartbeats(shared.clone())),
+        spawn_local(seconds(shared.clone())),
+    ];
+    if let Some(interval) = shared.hub.borrow().settings.limits.ping_interval {
+        tasks.push(spawn_local(pings(shared.clone(), interval)));
+    }
+    Ok(Tasks(tasks))
+}
+
+/// Turns when the inner epoll is readable; lets others go between two turns.
+async fn turns<A: App>(shared: Rc<Shared<A>>, epoll: Readable) {
+    loop {
+        if epoll.ready().await.is_err() {
+            return;
+        }
+        loop {
+            match shared.turn() {
+                Ok(false) => break,
+                Ok(true) => yield_now().await,
+                Err(error) => {
+                    // epoll_wait(2) fails only on a programming error: nothing can be served any more.
+                    tracing::error!(%error, "the connections' epoll fails");
+                    std::process::abort();
+                }
+            }
+        }
+    }
+}
+
+async fn publications<A: App>(shared: Rc<Shared<A>>, wake_up: Readable) {
+    loop {
+        if wake_up.ready().await.is_err() {
+            return;
+        }
+        shared.hub.borrow_mut().deliver_published();
+    }
+}
+
+async fn heartbeats<A: App>(shared: Rc<Shared<A>>) {
+    let mut beats = Beats::new(shared.hub.borrow().settings.heartbeat_interval, wall_ms());
+    loop {
+        match beats.at(wall_ms()) {
+            // Not longer than a second: the wall clock may be set meanwhile.
+            Beat::Wait(wait) => tokio::time::sleep(wait.min(SECOND)).await,
+            Beat::Now(at) => {
+                let text = shared.hub.borrow().app.heartbeat(&rfc3339(at));
+                if let Some(text) = text {
+                    fan_out(&shared, Kind::Text, text.as_bytes(), Audience::Heartbeat(at)).await;
+                }
+                let metrics = shared.hub.borrow().metrics.clone();
+                metrics.add(Single::Heartbeats, 1);
+                metrics.gauge(Gauge::HeartbeatLag, wall_ms().saturating_sub(at) * 1000);
+            }
+        }
+    }
+}
+
+async fn pings<A: App>(shared: Rc<Shared<A>>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        fan_out(&shared, Kind::Ping, b"", Audience::Ping).await;
+    }
+}
+
+/// Sends a text message to every connection; how many there were.
+pub(super) async fn broadcast<A: App>(shared: &Rc<Shared<A>>, text: &str) -> u64 {
+    fan_out(shared, Kind::Text, text.as_bytes(), Audience::Broadcast).await
+}
+
+async fn fan_out<A: App>(shared: &Rc<Shared<A>>, kind: Kind, payload: &[u8], audience: Audience) -> u64 {
+    let mut encoded = Vec::new();
+    frame::append(&mut encoded, kind, payload);
+    let (mut reached, mut from) = (0, Some(0));
+    while let Some(key) = from {
+        let (n, next) = shared.hub.borrow_mut().fan_out(&encoded, audience, key);
+        reached += n;
+        from = next;
+        yield_now().await;
+    }
+    reached
+}
+
+/// Once a second: shows that the loop turns, looks at deadlines, tends the store.
+async fn seconds<A: App>(shared: Rc<Shared<A>>) {
+    let mut dropped = 0;
+    loop {
+        {
+            let mut hub = shared.hub.borrow_mut();
+            hub.metrics.row().tick().set(monotonic_ms());
+            hub.look_at_deadlines(monotonic_ms());
+            let lost = (shared.log_lines_dropped)();
+            hub.metrics.add(Single::LogDropped, lost - std::mem::replace(&mut dropped, lost));
+            hub.metrics.gauge(Gauge::Handshakes, shared.handshakes.len() as u64);
+            if let Err(error) = hub.backplane.sweep() {
+                tracing::warn!(%error, "expired sessions were not swept");
+            }
+            match hub.backplane.claim_checkpoint() {
+                Ok(None) => {}
+                Ok(Some(claim)) => {
+                    let dir = hub.settings.state_dir.clone();
+                    // On a thread of its own: it waits for the disk.
+                    drop(tokio::task::spawn_blocking(move || match claim.write(&dir) {
+                        Ok(bytes) => tracing::debug!(bytes, "checkpoint written"),
+                        Err(error) => tracing::error!(%error, "the checkpoint failed; a power loss would cost more"),
+                    }));
+                }
+                Err(error) => tracing::warn!(%error, "no checkpoint was claimed"),
+            }
+            if hub.draining && hub.connections.is_empty() {
+                shared.emptied.notify_one();
+            }
+        }
+        tokio::time::sleep(SECOND).await;
+    }
+}
