@@ -1,1 +1,8 @@
-fn main() {}
+//! `baton`: the message counter as a service.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    baton::main(baton::Counter)
+}

@@ -1,0 +1,127 @@
+//! The command line of `baton`, and of every binary that an application makes with [`crate::main`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
+
+use crate::config::key::{Fallback, Key};
+use crate::config::keys::KEYS;
+use crate::config::{DEFAULT_FILE, Environment, Sources, VERSION};
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) enum Invocation {
+    /// `run`
+    Run(Sources),
+    /// `run --print-config`
+    PrintConfig(Sources),
+    /// `check-config`
+    CheckConfig(Sources),
+    /// `completions SHELL`
+    Completions(Shell, Completed),
+}
+
+/// The command whose completions are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Completed {
+    /// This binary.
+    This,
+    /// `batonctl`.
+    Batonctl,
+}
+
+const SOURCES: &str = "Flags win over environment variables (--drain-timeout: BATON_DRAIN_TIMEOUT), which win over the file\n\
+                       (drain-timeout = \"8s\"). Secrets are no flags: SECRET_KEY signs the admin cookie.\n\
+                       Durations: 500ms, 30s, 24h. Sizes: 64KiB, 1GiB. none: not set.";
+
+const PRINT_CONFIG: &str = "print-config";
+
+/// The command line's grammar.
+pub(crate) fn command() -> Command {
+    let run = Command::new("run")
+        .about("Serve, in the foreground, until SIGTERM")
+        .arg(
+            Arg::new(PRINT_CONFIG)
+                .long(PRINT_CONFIG)
+                .help("Show the resulting configuration as TOML, and where each value came from; serve nothing")
+                .action(ArgAction::SetTrue),
+        )
+        .args(config_args());
+    let run = run.after_help(SOURCES);
+    let check = Command::new("check-config")
+        .about("Validate the configuration; serve nothing")
+        .args(config_args())
+        .after_help(SOURCES);
+    let completions = Command::new("completions")
+        .about("Print a completion script")
+        .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)))
+        .arg(Arg::new("of").value_name("COMMAND").value_parser(["baton", "batonctl"]).default_value("baton"));
+    Command::new("baton")
+        .version(VERSION)
+        .about("A prefork WebSocket service whose connections outlive the processes that serve them")
+        .after_help(
+            "See what runs: batonctl status\n\
+             Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 64 wrong configuration",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommands([run, check, completions])
+}
+
+/// Reads the arguments, or tells what is wrong with them.
+pub(crate) fn parse(
+    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+    environment: Environment,
+) -> Result<Invocation, clap::Error> {
+    let matches = command().try_get_matches_from(arguments)?;
+    Ok(match matches.subcommand() {
+        Some(("run", matches)) if matches.get_flag(PRINT_CONFIG) => {
+            Invocation::PrintConfig(sources(matches, environment))
+        }
+        Some(("run", matches)) => Invocation::Run(sources(matches, environment)),
+        Some(("check-config", matches)) => Invocation::CheckConfig(sources(matches, environment)),
+        Some(("completions", matches)) => {
+            let shell = matches.get_one("shell").copied().unwrap_or(Shell::Bash);
+            let batonctl = matches.get_one::<String>("of").is_some_and(|of| of == "batonctl");
+            Invocation::Completions(shell, if batonctl { Completed::Batonctl } else { Completed::This })
+        }
+        Some(_) | None => return Err(command().error(clap::error::ErrorKind::MissingSubcommand, "no command")),
+    })
+}
+
+/// The file's flag and one flag for every setting. Values are validated later, with those of all other sources.
+fn config_args() -> Vec<Arg> {
+    let file = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help(format!("Settings as TOML, keys named like the flags [default: {}]", DEFAULT_FILE));
+    std::iter::once(file).chain(KEYS.iter().filter(|key| key.flag).map(config_arg)).collect()
+}
+
+fn config_arg(key: &Key) -> Arg {
+    let default = match key.default {
+        Fallback::Text("none") | Fallback::Empty | Fallback::Derived(_) => String::new(),
+        Fallback::Text(text) => format!(" [default: {text}]"),
+    };
+    Arg::new(key.name)
+        .long(key.name)
+        .value_name(key.placeholder)
+        .help(format!("{}{default}", key.help))
+        .help_heading(key.group.title())
+        // A wrong value that begins with a dash is the setting's to refuse.
+        .allow_hyphen_values(true)
+        .action(if key.is_list() { ArgAction::Append } else { ArgAction::Set })
+}
+
+fn sources(matches: &ArgMatches, environment: Environment) -> Sources {
+    let given = |key: &'static Key| {
+        let values = matches.try_get_many::<String>(key.name).ok().flatten()?;
+        Some((key.name, values.cloned().collect()))
+    };
+    let flags: BTreeMap<_, _> = KEYS.iter().filter_map(given).collect();
+    Sources { flags, file: matches.get_one::<PathBuf>("config").cloned(), environment }
+}

@@ -1,0 +1,271 @@
+//! The table of settings: the one place where a setting is added.
+
+use std::time::Duration;
+
+use baton_ipc::MAX_SLOTS;
+
+use super::key::{Applied, Group, Key, Variable, systemd_directory, variable};
+use super::values::{self, MAX_SOCKET_PATH, directory, duration, number, optional, size, word};
+use super::{Config, directories};
+use crate::logging::Format;
+
+/// The setting of this name.
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+fn debug(value: &str) -> bool {
+    ["true", "1", "yes", "on"].contains(&value.to_ascii_lowercase().as_str())
+}
+
+const MS_100: Duration = Duration::from_millis(100);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+use Group::{Limits, Logs, Processes, Service, Sessions};
+
+/// Every setting, in the order of the help.
+pub(crate) const KEYS: &[Key] = &[
+    Key::list("listen", Service, "ADDRESS", |c, v| {
+        c.supervisor.listen = v.iter().map(|text| values::endpoint(text)).collect::<Result<_, _>>()?;
+        let listen = &c.supervisor.listen;
+        let twice = listen.iter().enumerate().any(|(i, endpoint)| listen[..i].contains(endpoint));
+        if listen.is_empty() || twice { Err("at least one address, and none of them twice".to_owned()) } else { Ok(()) }
+    })
+    .default("0.0.0.0:8000")
+    .help("Where to serve: HOST:PORT or unix:PATH; may be repeated"),
+    Key::one("workers", Service, "N", |c, v| {
+        c.supervisor.workers = number(v, 1..=MAX_SLOTS.into())? as u16;
+        Ok(())
+    })
+    .default("4")
+    .help("Worker processes"),
+    Key::one("color", Service, "COLOR", |c, v| {
+        c.supervisor.color = word(v, &[("blue", "blue"), ("green", "green")])?.to_owned();
+        c.worker.color.clone_from(&c.supervisor.color);
+        Ok(())
+    })
+    .default("blue")
+    .help("Name of this generation: blue or green"),
+    Key::one("ws-base-url", Service, "URL", |c, v| {
+        c.worker.ws_base_url = values::ws_base_url(v)?;
+        Ok(())
+    })
+    .default("ws://localhost:8000")
+    .also(&[variable("WS_BASE_URL")])
+    .help("What clients dial, as the test page shows it"),
+    Key::list("allowed-origins", Service, "ORIGIN", |c, v| {
+        c.worker.allowed_origins = v.iter().map(|text| values::origin(text)).collect::<Result<_, _>>()?;
+        Ok(())
+    })
+    .help("Web origins that may connect; may be repeated; without it: any"),
+    Key::one("heartbeat-interval", Service, "DURATION", |c, v| {
+        c.worker.heartbeat_interval = duration(v, MS_100..=DAY)?;
+        Ok(())
+    })
+    .default("30s")
+    .help("How often every client gets a heartbeat"),
+    // Known, so that setting it is no mistake, and dropped: this version has no admin cookie to sign yet.
+    Key::one("secret-key", Service, "KEY", |_, _| Ok(()))
+        .also(&[variable("SECRET_KEY")])
+        .secret()
+        .help("Signs the admin cookie"),
+    Key::one("state-dir", Sessions, "DIR", |c, v| {
+        c.worker.state_dir = directory(v)?;
+        Ok(())
+    })
+    .derived(directories::state)
+    .also(&[systemd_directory("STATE_DIRECTORY")])
+    .help("Where the embedded store lives [default: /var/lib/baton, else $XDG_STATE_HOME/baton]"),
+    Key::one("redis-url", Sessions, "URL", |_, v| {
+        let refused = "none: this version has the embedded backplane only, so unset it (in the environment: REDIS_URL)";
+        if v == "none" { Ok(()) } else { Err(refused.to_owned()) }
+    })
+    .also(&[variable("REDIS_URL")])
+    .hidden()
+    .help("Redis as the backplane"),
+    Key::one("session-ttl", Sessions, "DURATION", |c, v| {
+        c.worker.session_ttl = duration(v, MS_100..=DAY * 365)?;
+        Ok(())
+    })
+    .default("24h")
+    .help("How long a session is kept after its last use"),
+    Key::one("store-max-size", Sessions, "SIZE", |c, v| {
+        c.worker.store_max_size = size(v, MIB..=16 * TIB)?;
+        Ok(())
+    })
+    .default("1GiB")
+    .help("The most the embedded store may grow to"),
+    Key::one("checkpoint-interval", Sessions, "DURATION", |c, v| {
+        c.worker.checkpoint_interval = duration(v, MS_100..=MINUTE)?;
+        Ok(())
+    })
+    .default("60s")
+    .help("How much a power loss may take back"),
+    Key::one("max-connections", Limits, "N", |c, v| {
+        let most = optional(v, |text| number(text, 1..=10_000_000))?;
+        c.worker.limits.max_connections = most.map(|most| most as usize);
+        Ok(())
+    })
+    .help("WebSockets of one worker (not of the service); none: as many as it may have descriptors"),
+    Key::one("max-message-size", Limits, "SIZE", |c, v| {
+        c.worker.limits.max_message_size = size(v, 128..=GIB)? as usize;
+        Ok(())
+    })
+    .default("1MiB")
+    .help("A larger message closes 1009"),
+    Key::one("max-fragments", Limits, "N", |c, v| {
+        c.worker.limits.max_fragments = number(v, 1..=1_000_000)? as u32;
+        Ok(())
+    })
+    .default("1024")
+    .help("A message in more frames closes 1008"),
+    Key::one("max-message-rate", Limits, "N", |c, v| {
+        c.worker.limits.max_message_rate = optional(v, |text| number(text, 0..=10_000_000))?.unwrap_or(0) as u32;
+        Ok(())
+    })
+    .default("10000")
+    .help("More frames a second from one client close 1008; 0 or none: no limit"),
+    Key::one("max-output", Limits, "SIZE", |c, v| {
+        c.worker.limits.max_output = size(v, 16 * KIB..=GIB)? as usize;
+        Ok(())
+    })
+    .default("256KiB")
+    .help("A client that leaves more output untaken is closed 1008"),
+    Key::one("max-buffer-memory", Limits, "SIZE", |c, v| {
+        c.worker.limits.max_buffer_memory = size(v, MIB..=TIB)? as usize;
+        Ok(())
+    })
+    .default("64MiB")
+    .help("Unfinished messages and untaken output of all clients together"),
+    Key::one("handshake-timeout", Limits, "DURATION", |c, v| {
+        c.worker.limits.handshake_timeout = duration(v, MS_100..=10 * MINUTE)?;
+        Ok(())
+    })
+    .default("10s")
+    .help("How long a request's head may take, and an idle HTTP connection stay"),
+    Key::one("max-handshakes", Limits, "N", |c, v| {
+        c.worker.limits.max_handshakes = number(v, 1..=1_000_000)? as usize;
+        Ok(())
+    })
+    .default("1024")
+    .help("HTTP connections at once; over it the oldest is dropped"),
+    Key::one("write-timeout", Limits, "DURATION", |c, v| {
+        c.worker.limits.write_timeout = duration(v, MS_100..=60 * MINUTE)?;
+        Ok(())
+    })
+    .default("30s")
+    .help("How long a client may leave output untaken"),
+    Key::one("close-timeout", Limits, "DURATION", |c, v| {
+        c.worker.limits.close_timeout = duration(v, MS_100..=10 * MINUTE)?;
+        Ok(())
+    })
+    .default("5s")
+    .help("How long a client may take to answer a close"),
+    Key::one("user-timeout", Limits, "DURATION", |c, v| {
+        c.worker.limits.user_timeout = duration(v, Duration::from_secs(1)..=DAY)?;
+        Ok(())
+    })
+    .default("60s")
+    .help("How long sent data may stay unacknowledged (TCP_USER_TIMEOUT)"),
+    Key::one("ping-interval", Limits, "DURATION", |c, v| {
+        c.worker.limits.ping_interval = optional(v, |text| duration(text, MS_100..=DAY))?;
+        Ok(())
+    })
+    .help("How often to ping; a client silent from one to the next is closed; none: never"),
+    Key::one("drain-timeout", Processes, "DURATION", |c, v| {
+        // The whole exit stays under 10 s.
+        c.supervisor.drain_timeout = duration(v, MS_100..=Duration::from_secs(9))?;
+        c.worker.drain_timeout = c.supervisor.drain_timeout;
+        Ok(())
+    })
+    .default("8s")
+    .help("How long clients have to leave at a shutdown"),
+    Key::one("retry-spread", Processes, "DURATION", |c, v| {
+        c.worker.retry_spread = duration(v, Duration::ZERO..=10 * MINUTE)?;
+        Ok(())
+    })
+    .default("5s")
+    .help("Over how long reconnects are spread after a shutdown"),
+    Key::one("start-timeout", Processes, "DURATION", |c, v| {
+        c.supervisor.start_timeout = duration(v, MS_100..=10 * MINUTE)?;
+        Ok(())
+    })
+    .default("30s")
+    .help("A worker that is not ready by then is killed"),
+    Key::one("hang-timeout", Processes, "DURATION", |c, v| {
+        c.supervisor.hang_timeout = duration(v, MS_100..=10 * MINUTE)?;
+        Ok(())
+    })
+    .default("5s")
+    .help("A worker whose event loop is silent for longer is killed"),
+    Key::one("runtime-dir", Processes, "DIR", |c, v| {
+        c.supervisor.runtime_dir = directory(v)?;
+        Ok(())
+    })
+    .derived(directories::runtime)
+    .also(&[systemd_directory("RUNTIME_DIRECTORY")])
+    .help("Where the control socket is made [default: /run/baton, else $XDG_RUNTIME_DIR/baton]"),
+    Key::one("control-group", Processes, "GROUP", |c, v| {
+        c.supervisor.control_group = optional(v, |text| match nix::unistd::Group::from_name(text) {
+            Ok(Some(_)) => Ok(text.to_owned()),
+            Ok(None) | Err(_) => Err("the name of a group of this machine".to_owned()),
+        })?;
+        Ok(())
+    })
+    .help("A group that may use batonctl, beside root and the service's own user"),
+    Key::one("log-dir", Logs, "DIR", |c, v| {
+        c.logging.directory = optional(v, directory)?;
+        Ok(())
+    })
+    .help("Daily files there instead of standard error"),
+    Key::one("log-format", Logs, "FORMAT", |c, v| {
+        c.logging.format = word(v, &[("json", Format::Json), ("pretty", Format::Pretty)])?;
+        Ok(())
+    })
+    .default("json")
+    .also(&[Variable { name: "DEBUG", read: |value| debug(value).then(|| "pretty".to_owned()) }])
+    .help("json or pretty"),
+    Key::one("log-level", Logs, "LEVEL", |c, v| {
+        c.logging.filter = v.parse()?;
+        Ok(())
+    })
+    .default("info")
+    .also(&[Variable { name: "DEBUG", read: |value| debug(value).then(|| "debug".to_owned()) }])
+    .help("error, warn, info, debug or trace; parts may differ: info,baton_worker=debug"),
+];
+
+/// What must hold between settings; the first key named is the one to blame.
+pub(super) struct Check {
+    pub(super) keys: &'static [&'static str],
+    pub(super) test: fn(&Config) -> Applied,
+}
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        keys: &["max-buffer-memory", "max-message-size"],
+        test: |c| match c.worker.limits.max_buffer_memory >= c.worker.limits.max_message_size {
+            true => Ok(()),
+            false => Err(format!(
+                "at least one message of max-message-size, which is {}",
+                values::format_size(c.worker.limits.max_message_size as u64)
+            )),
+        },
+    },
+    Check {
+        keys: &["runtime-dir", "color"],
+        test: |c| {
+            let socket = c.supervisor.runtime_dir.join(format!("{}.sock", c.supervisor.color));
+            match socket.as_os_str().len() <= MAX_SOCKET_PATH {
+                true => Ok(()),
+                false => Err(format!(
+                    "a path short enough that COLOR.sock in it has at most {MAX_SOCKET_PATH} bytes (unix(7))"
+                )),
+            }
+        },
+    },
+];

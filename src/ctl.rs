@@ -1,0 +1,223 @@
+//! `batonctl`: steers a running supervisor over its control socket.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
+
+use baton_ipc::Slot;
+use baton_ipc::control::{Command, ErrorCode, Order, Output, Reply};
+use baton_ipc::scoreboard::State;
+use clap::{CommandFactory, Parser};
+
+use crate::config::{Environment, Sources, VERSION, runtime_directories};
+
+mod client;
+mod page;
+mod shell;
+mod table;
+mod verbs;
+
+use client::{Client, Error};
+use verbs::Verb;
+
+/// How often `tail --follow` looks for new lines.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What the exit code says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Ok = 0,
+    Failed = 1,
+    Usage = 2,
+    NotAllServing = 3,
+    Unreachable = 4,
+    Denied = 5,
+}
+
+/// Steer a running baton
+#[derive(Debug, Parser)]
+#[command(
+    name = "batonctl",
+    version = VERSION,
+    after_help = "Without a command: a shell, or commands line by line when standard input is not a terminal.\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage, 3 (status) not all slots are serving,\n\
+                  4 no supervisor can be reached, 5 permission denied"
+)]
+struct Arguments {
+    /// The generation to talk to, when two are running: blue or green
+    #[arg(long, env = "BATON_COLOR", hide_env = true, value_parser = client::COLORS)]
+    color: Option<String>,
+    /// Where the control sockets are [default: as configured for baton]
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// Print the supervisor's answers, one JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+/// The entry point of `batonctl`.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let environment = Environment::of_process();
+    let directories = match arguments.runtime_dir {
+        Some(directory) => vec![directory],
+        None => runtime_directories(&Sources { flags: BTreeMap::new(), file: None, environment: environment.clone() }),
+    };
+    let no_color = environment.get("NO_COLOR").is_some();
+    let mut session = Session {
+        directories,
+        color: arguments.color,
+        json: arguments.json,
+        colors: io::stdout().is_terminal() && !no_color,
+        slots: Rc::default(),
+    };
+    let exit = match arguments.verb {
+        Some(verb) => session.run(&verb),
+        None if io::stdin().is_terminal() => shell::interactive(&mut session, &environment),
+        None => shell::batch(&mut session),
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// The grammar of `batonctl`, for completion scripts.
+pub(crate) fn command() -> clap::Command {
+    Arguments::command()
+}
+
+/// Everything a command needs besides itself. Each command makes a connection of its own, so that a shell outlives
+/// the supervisors that it talks to.
+struct Session {
+    directories: Vec<PathBuf>,
+    color: Option<String>,
+    json: bool,
+    colors: bool,
+    /// As many slots as were last heard of, for completion.
+    slots: Rc<Cell<u16>>,
+}
+
+impl Session {
+    /// Runs one command and tells on standard error why it failed, if it did.
+    fn run(&mut self, verb: &Verb) -> Exit {
+        let outcome = match verb {
+            Verb::Tail { follow, lines, slot } => self.tail(*follow, *lines, *slot).map(|()| Exit::Ok),
+            verb => self.ask(verb),
+        };
+        outcome.unwrap_or_else(|error| {
+            let exit = exit_of(&error);
+            // `batonctl connections | head` is no failure worth a word.
+            if !matches!(&error, Error::Output(error) if error.kind() == ErrorKind::BrokenPipe) {
+                eprintln!("batonctl: {}", table::printable(&error.to_string()));
+            }
+            exit
+        })
+    }
+
+    fn connect(&mut self) -> Result<Client, Error> {
+        Client::connect(&self.directories, self.color.as_deref())
+    }
+
+    fn ask(&mut self, verb: &Verb) -> Result<Exit, Error> {
+        let Some(command) = verb.request()? else {
+            return Ok(Exit::Ok);
+        };
+        let json = self.json;
+        let output = self.connect()?.ask(command, |line, reply| match (json, reply) {
+            (true, _) => print(line),
+            (false, Reply::Step { message }) => print(&format!("{}\n", table::printable(message))),
+            (false, Reply::Done { .. } | Reply::Error { .. }) => Ok(()),
+        })?;
+        if !json {
+            let order = if let Verb::Connections { order, .. } = verb { *order } else { Order::default() };
+            print(&page::render(&output, order, self.colors)).map_err(Error::Output)?;
+        }
+        Ok(match (&output, verb) {
+            (Output::Status(status), _) => {
+                self.slots.set(status.slots.len() as u16);
+                let serving = !status.slots.is_empty() && status.slots.iter().all(|slot| slot.state == State::Serving);
+                if serving { Exit::Ok } else { Exit::NotAllServing }
+            }
+            (_, Verb::Scale { workers }) => {
+                self.slots.set(*workers);
+                Exit::Ok
+            }
+            (_, _) => Exit::Ok,
+        })
+    }
+
+    fn tail(&mut self, follow: bool, lines: usize, slot: Option<Slot>) -> Result<(), Error> {
+        let json = self.json;
+        let mut client = self.connect()?;
+        let mut from = None;
+        loop {
+            let output = client.ask(Command::Tail { slot, from }, |line, _| if json { print(line) } else { Ok(()) })?;
+            let Output::Tail { text, next, missed } = output else {
+                return Err(Error::Foreign("no log lines in it".to_owned()));
+            };
+            if missed > 0 {
+                eprintln!("batonctl: {missed} bytes of log were overwritten before they could be read");
+            }
+            if !json {
+                let shown = if from.is_none() { last_lines(&text, lines) } else { &text };
+                print(shown).map_err(Error::Output)?;
+            }
+            if !follow {
+                return Ok(());
+            }
+            from = Some(next);
+            thread::sleep(FOLLOW_INTERVAL);
+        }
+    }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// The end of a text of whole lines.
+fn last_lines(text: &str, lines: usize) -> &str {
+    let ends = text.rmatch_indices('\n').map(|(at, _)| at + 1);
+    ends.chain([0]).nth(lines).map_or(text, |start| &text[start..])
+}
+
+fn exit_of(error: &Error) -> Exit {
+    match error {
+        Error::Unreachable(_) | Error::Silent | Error::Lost(_) => Exit::Unreachable,
+        Error::Denied(_) => Exit::Denied,
+        Error::Several(_) | Error::Usage(_) => Exit::Usage,
+        Error::Foreign(_) | Error::Output(_) => Exit::Failed,
+        Error::Refused { code, .. } => match code {
+            ErrorCode::BadRequest => Exit::Usage,
+            ErrorCode::PermissionDenied => Exit::Denied,
+            ErrorCode::Version | ErrorCode::NotFound | ErrorCode::Busy | ErrorCode::Failed => Exit::Failed,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_lines_of_a_log() {
+        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc\n");
+        assert_eq!(last_lines("a\nb\n", 2), "a\nb\n");
+        assert_eq!(last_lines("a\nb\n", 20), "a\nb\n");
+        assert_eq!(last_lines("a\nb\n", 0), "");
+        assert_eq!(last_lines("", 5), "");
+    }
+}

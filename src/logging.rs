@@ -1,0 +1,183 @@
+//! The log of every process: one line an event, JSON and flat, or pretty for a terminal.
+//!
+//! `tracing` takes one subscriber for the life of a process and `fork(2)` passes it on, so the subscriber here is a thin
+//! layer over a replaceable sink. The supervisor writes without a thread, since it forks; a worker hands its lines to a
+//! thread of its own through a bounded queue, so that a stuck disk or journal never holds up its clients. Every line
+//! also goes into the process's log ring, where `batonctl tail` finds it. A line that cannot be written is counted,
+//! and nothing else happens.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::SystemTime;
+
+use baton_ipc::{Scoreboard, Slot};
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+mod filter;
+mod line;
+mod sink;
+
+pub(crate) use filter::Filter;
+pub(crate) use line::Format;
+
+use line::Process;
+use sink::Sink;
+
+/// How to log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Settings {
+    /// Where files go; none: standard error.
+    pub(crate) directory: Option<PathBuf>,
+    /// How a line looks.
+    pub(crate) format: Format,
+    /// Which events get one.
+    pub(crate) filter: Filter,
+}
+
+/// All that a process needs to log. Replaced as a whole.
+struct Logger {
+    settings: Settings,
+    process: Process,
+    sink: Sink,
+}
+
+static LOGGER: Mutex<Option<Logger>> = Mutex::new(None);
+
+thread_local! {
+    // A ring has one writer: the thread that attached it. Lines of other threads go to the sink alone.
+    static RING: RefCell<Option<(Rc<Scoreboard>, Option<Slot>)>> = const { RefCell::new(None) };
+    // Set while a line is made and written: an event from within would wait for a lock that its own thread holds.
+    static WRITING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Starts the log of the supervisor, or starts it anew with other settings. On an error the old one stays.
+pub(crate) fn start_supervisor(settings: &Settings, color: &str) -> io::Result<()> {
+    start(settings, Process { color: color.to_owned(), worker: None, pid: std::process::id() })
+}
+
+/// Starts the log of a worker, in the worker: its writing thread would not survive a fork.
+pub(crate) fn start_worker(settings: &Settings, color: &str, slot: Slot, board: Rc<Scoreboard>) -> io::Result<()> {
+    attach_ring(board, Some(slot));
+    start(settings, Process { color: color.to_owned(), worker: Some(slot), pid: std::process::id() })
+}
+
+fn start(settings: &Settings, process: Process) -> io::Result<()> {
+    static SUBSCRIBER: Once = Once::new();
+    let sink = Sink::open(settings, &process)?;
+    let old = logger().replace(Logger { settings: settings.clone(), process, sink });
+    drop(old);
+    SUBSCRIBER.call_once(|| {
+        // It fails if an application has set its own subscriber: then that one is the log.
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Lines));
+    });
+    tracing::callsite::rebuild_interest_cache();
+    Ok(())
+}
+
+/// From now on lines also go into this ring: a slot's, or the supervisor's own.
+pub(crate) fn attach_ring(board: Rc<Scoreboard>, slot: Option<Slot>) {
+    RING.set(Some((board, slot)));
+}
+
+/// Opens log files anew, after something has rotated them. If that fails, the old ones stay.
+pub(crate) fn reopen() {
+    let outcome = match logger().as_mut() {
+        Some(logger) => {
+            Sink::open(&logger.settings, &logger.process).map(|sink| std::mem::replace(&mut logger.sink, sink))
+        }
+        None => return,
+    };
+    match outcome {
+        Ok(old) => drop(old),
+        Err(error) => tracing::error!(%error, "cannot open the log file anew; the old one stays open"),
+    }
+}
+
+/// From now on a panic is a line of the log, without what the code quotes in backticks: that can be a client's text.
+pub(crate) fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload_as_str().unwrap_or("no message");
+        let message = payload.split('`').next().unwrap_or_default();
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(location, "panicked: {message}");
+    }));
+}
+
+/// Writes out what still waits, for a second at most. Lines after this are lost.
+pub(crate) fn shutdown() {
+    let logger = logger().take();
+    drop(logger);
+}
+
+/// Log lines that this process could not write, since it began.
+pub(crate) fn dropped_lines() -> u64 {
+    sink::counted() + logger().as_ref().map_or(0, |logger| logger.sink.overflowed())
+}
+
+fn logger() -> MutexGuard<'static, Option<Logger>> {
+    LOGGER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The subscriber's layer: what is enabled, and a line for each event.
+struct Lines;
+
+impl<S: Subscriber> Layer<S> for Lines {
+    // Asked once for each callsite, and again when the settings are replaced.
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match logger().as_ref().is_some_and(|logger| logger.settings.filter.enables(metadata)) {
+            true => Interest::always(),
+            false => Interest::never(),
+        }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        logger().as_ref().map(|logger| logger.settings.filter.max_level())
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        match Writing::enter() {
+            Some(_writing) => write(event),
+            None => sink::count_dropped(1),
+        }
+    }
+}
+
+/// Held while a line is made and written. It is given back also when a value's `Debug` panics.
+struct Writing;
+
+impl Writing {
+    fn enter() -> Option<Writing> {
+        (!WRITING.replace(true)).then_some(Writing)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        WRITING.set(false);
+    }
+}
+
+fn write(event: &Event<'_>) {
+    // Before the lock: this runs `Debug` of the caller's values.
+    let fields = line::Fields::of(event);
+    let mut logger = logger();
+    let Some(Logger { settings, process, sink }) = logger.as_mut() else {
+        return sink::count_dropped(1);
+    };
+    let line = line::render(settings.format, sink.color(), SystemTime::now(), event.metadata(), fields, process);
+    sink.write_line(&line);
+    RING.with_borrow(|ring| {
+        if let Some((board, slot)) = ring {
+            board.ring(*slot).write(line.as_bytes());
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

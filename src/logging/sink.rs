@@ -1,0 +1,188 @@
+//! Where lines go: standard error or a daily file, at once or through a thread.
+
+use std::io::{self, IsTerminal, Stderr, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
+
+use super::Settings;
+use super::line::{Format, Process};
+
+/// Lines that wait for the writing thread; more are dropped and counted.
+const QUEUED_LINES: usize = 1024;
+
+/// As `ps -L` shows it: at most 15 bytes.
+const THREAD_NAME: &str = "baton-log";
+
+// Of this process, except those that the queue in use has counted itself.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Counts lines that nobody will see.
+pub(super) fn count_dropped(lines: u64) {
+    DROPPED.fetch_add(lines, Ordering::Relaxed);
+}
+
+/// What [`count_dropped`] has counted.
+pub(super) fn counted() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Takes whole lines and never fails.
+pub(super) struct Sink {
+    writer: Writer,
+    color: bool,
+}
+
+enum Writer {
+    /// The supervisor's: it forks, so it has no thread.
+    Direct(Lossy<Target>),
+    /// A worker's: a bounded queue to a thread. Dropping the guard waits until the queue is written, a second at most.
+    Queued { queue: NonBlocking, _guard: WorkerGuard },
+}
+
+impl Sink {
+    /// The sink that these settings ask for, of this process.
+    pub(super) fn open(settings: &Settings, process: &Process) -> io::Result<Sink> {
+        let target = match &settings.directory {
+            None => Target::Stderr(io::stderr()),
+            Some(directory) => {
+                let builder = RollingFileAppender::builder().rotation(Rotation::DAILY);
+                let builder = builder.filename_prefix(process.file_prefix()).filename_suffix("log");
+                let file = builder.build(directory).map_err(|error| {
+                    let reason =
+                        std::error::Error::source(&error).map_or(error.to_string(), |source| source.to_string());
+                    io::Error::other(format!("cannot write logs in {}: {reason}", directory.display()))
+                })?;
+                Target::File(file)
+            }
+        };
+        let color = settings.format == Format::Pretty
+            && matches!(&target, Target::Stderr(stderr) if stderr.is_terminal())
+            && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let writer = match process.worker {
+            None => Writer::Direct(Lossy(target)),
+            Some(_) => {
+                let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES);
+                let (queue, guard) = builder.thread_name(THREAD_NAME).finish(Lossy(target));
+                Writer::Queued { queue, _guard: guard }
+            }
+        };
+        Ok(Sink { writer, color })
+    }
+
+    /// Writes one line, newline included, or counts it as dropped.
+    pub(super) fn write_line(&mut self, line: &str) {
+        // Both writers swallow their errors and count them.
+        let _ = match &mut self.writer {
+            Writer::Direct(target) => target.write_all(line.as_bytes()),
+            Writer::Queued { queue, .. } => queue.write_all(line.as_bytes()),
+        };
+    }
+
+    /// Whether a human with a colour terminal reads this.
+    pub(super) fn color(&self) -> bool {
+        self.color
+    }
+
+    /// Lines that found the queue full.
+    pub(super) fn overflowed(&self) -> u64 {
+        match &self.writer {
+            Writer::Direct(_) => 0,
+            Writer::Queued { queue, .. } => queue.error_counter().dropped_lines() as u64,
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        count_dropped(self.overflowed());
+    }
+}
+
+enum Target {
+    Stderr(Stderr),
+    File(RollingFileAppender),
+}
+
+impl Write for Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Target::Stderr(stderr) => stderr.write(bytes),
+            Target::File(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Target::Stderr(stderr) => stderr.flush(),
+            Target::File(file) => file.flush(),
+        }
+    }
+}
+
+/// Counts a line that cannot be written, and goes on: a full disk is no reason to stop serving.
+struct Lossy<W>(W);
+
+impl<W: Write> Write for Lossy<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.write_all(line).is_err() {
+            count_dropped(1);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_is_counted() {
+        let before = counted();
+        let mut sink = Lossy(Full);
+        assert!(sink.write_all(b"a line\n").is_ok() && sink.flush().is_ok());
+        assert!(counted() > before);
+    }
+
+    #[test]
+    fn a_worker_writes_its_own_file_and_all_of_it_is_there_after_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings { directory: Some(directory.path().join("logs")), ..Settings::default() };
+        let process = Process { color: "blue".into(), worker: Some(3), pid: 1 };
+        let mut sink = Sink::open(&settings, &process).unwrap();
+        (0..100).for_each(|i| sink.write_line(&format!("line {i}\n")));
+        assert_eq!(sink.overflowed(), 0);
+        drop(sink);
+        let files: Vec<_> =
+            std::fs::read_dir(directory.path().join("logs")).unwrap().map(|f| f.unwrap().path()).collect();
+        let name = files[0].file_name().unwrap().to_str().unwrap();
+        assert!(files.len() == 1 && name.starts_with("baton-blue-w3.") && name.ends_with(".log"), "{files:?}");
+        assert!(std::fs::read_to_string(&files[0]).unwrap().ends_with("line 98\nline 99\n"));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_an_error() {
+        let settings = Settings { directory: Some("/dev/null/logs".into()), ..Settings::default() };
+        let process = Process { color: "blue".into(), worker: None, pid: 1 };
+        let error = Sink::open(&settings, &process).err().unwrap().to_string();
+        assert!(error.starts_with("cannot write logs in /dev/null/logs: "), "{error}");
+    }
+}

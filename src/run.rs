@@ -1,0 +1,116 @@
+//! The composition root: the one place that knows both what supervises and what is supervised.
+
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use baton_ipc::{Inheritance, Scoreboard};
+use baton_worker::store::{self, LastMember, Membership, Prepared};
+use baton_worker::{App, Hooks};
+
+use crate::config::{self, Config, Loaded, Sources};
+use crate::logging;
+
+/// Serves until told to end. What stands in the way of a start is told on standard error, before anything is bound.
+pub(crate) fn run<A: App>(loaded: Loaded, sources: Sources, app: A) -> ExitCode {
+    match serve(loaded, sources, app) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("baton: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve<A: App>(loaded: Loaded, sources: Sources, app: A) -> Result<(), String> {
+    let Loaded { config, file, .. } = loaded;
+    logging::start_supervisor(&config.logging, &config.supervisor.color).map_err(|error| error.to_string())?;
+    logging::log_panics();
+    let file = file.map_or("none".to_owned(), |file| file.display().to_string());
+    tracing::info!(version = config::VERSION, config = file, workers = config.supervisor.workers, "starting");
+    let (prepared, membership) = store::prepare(&config.worker.state_dir).map_err(|error| error.to_string())?;
+    match prepared {
+        Prepared::Fresh | Prepared::Clean | Prepared::Recovered | Prepared::InUse => tracing::info!("{prepared}"),
+        Prepared::FromCheckpoint { .. } | Prepared::EmptyAfterPowerLoss { .. } => tracing::warn!("{prepared}"),
+    }
+    let settings = config.supervisor.clone();
+    let mut service = Runner { app: Some(app), sources, config, membership: Some(membership) };
+    let outcome = baton_supervisor::run(settings, &mut service).map_err(|error| error.to_string());
+    service.leave_store();
+    logging::shutdown();
+    outcome
+}
+
+/// What the supervisor runs.
+struct Runner<A> {
+    /// Taken by the worker: each process has its copy of this memory, so the fork is the clone.
+    app: Option<A>,
+    sources: Sources,
+    config: Config,
+    membership: Option<Membership>,
+}
+
+impl<A> Runner<A> {
+    /// All workers are gone: if no other generation uses the store, what it holds is written to the disk and marked so.
+    fn leave_store(&mut self) {
+        let last = self.membership.take().map(Membership::leave_as_last).transpose();
+        match last.and_then(|last| last.flatten().map_or(Ok(()), LastMember::mark_clean)) {
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, "cannot mark the store as clean: the next start checks it"),
+        }
+    }
+}
+
+impl<A: App> baton_supervisor::Service for Runner<A> {
+    fn work(&mut self, inheritance: Inheritance) -> i32 {
+        let Config { worker, logging, .. } = &self.config;
+        let board = Rc::clone(&inheritance.scoreboard);
+        if let Err(error) = logging::start_worker(logging, &worker.color, inheritance.slot, board) {
+            // The supervisor's log still works here.
+            tracing::error!(%error, slot = inheritance.slot, "a worker cannot log: it does not start");
+            return 1;
+        }
+        // The worker joins for itself before it opens the store, so nothing is lost in between; and while a worker held
+        // the inherited membership, none could be the last to leave.
+        drop(self.membership.take());
+        let Some(app) = self.app.take() else {
+            tracing::error!("the work of a worker begins once");
+            return 1;
+        };
+        let hooks = Hooks { log_lines_dropped: logging::dropped_lines, reopen_logs: logging::reopen };
+        let code = baton_worker::run(inheritance, worker.clone(), app, hooks);
+        logging::shutdown();
+        code
+    }
+
+    fn reload(&mut self) -> Result<baton_supervisor::Settings, String> {
+        let new = config::load(&self.sources).map_err(|problems| problems.to_string())?.config;
+        self.config.supervisor.allow_change(&new.supervisor)?;
+        allow_change(&self.config, &new)?;
+        if new.logging != self.config.logging {
+            logging::start_supervisor(&new.logging, &new.supervisor.color).map_err(|error| error.to_string())?;
+        }
+        self.config = new;
+        Ok(self.config.supervisor.clone())
+    }
+
+    fn reopen_logs(&mut self) {
+        logging::reopen();
+    }
+
+    fn scoreboard(&mut self, board: Rc<Scoreboard>) {
+        logging::attach_ring(board, None);
+    }
+}
+
+/// Old and new workers live side by side during a reload, in one store, which they must open alike.
+fn allow_change(old: &Config, new: &Config) -> Result<(), String> {
+    let (old, new) = (&old.worker, &new.worker);
+    let fixed =
+        [("state-dir", old.state_dir != new.state_dir), ("store-max-size", old.store_max_size != new.store_max_size)];
+    match fixed.into_iter().find(|(_, changed)| *changed) {
+        None => Ok(()),
+        Some((name, _)) => {
+            Err(format!("{name} cannot change while the service runs: nothing was changed, and it takes a new start"))
+        }
+    }
+}
