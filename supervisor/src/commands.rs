@@ -12,8 +12,9 @@ use crate::control::ClientId;
 use crate::inquiry::{Gathered, Inquiry, MAX_ROWS};
 use crate::operation::{Goal, Operation, Task};
 use crate::place::Place;
+use crate::signals::Wish;
 use crate::slot::Slot;
-use crate::supervisor::{Phase, Supervisor, Wish};
+use crate::supervisor::{Phase, Supervisor};
 
 /// The signals that mean something to a worker. It ignores those of the supervisor.
 const SIGNALS: [(&str, Signal); 4] =
@@ -68,7 +69,10 @@ impl Supervisor<'_> {
         match answer {
             Ok(None) => {}
             Ok(Some(output)) => self.reply(Some(client), Reply::Done { output }),
-            Err((code, message)) => self.reply(Some(client), Reply::Error { code, message }),
+            Err((code, message)) => {
+                tracing::warn!(?code, "a control command was refused: {message}");
+                self.reply(Some(client), Reply::Error { code, message });
+            }
         }
     }
 
@@ -171,9 +175,9 @@ impl Supervisor<'_> {
         let failed = |message| (ErrorCode::Failed, message);
         let settings = self.service.reload().map_err(failed)?;
         self.settings.allow_change(&settings).map_err(failed)?;
-        self.notifier.reloading();
         let old = self.settings.workers;
         let resized = self.resize(settings.workers)?;
+        self.notifier.reloading();
         // A slot that an operator has stopped stays down.
         let replaced = (0..old.min(settings.workers)).filter(|slot| self.place(*slot).slot != Slot::Stopped);
         let mut tasks: Vec<Task> = replaced.map(|slot| Task::new(Goal::Fresh, [slot])).collect();

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use baton_ipc::control::{ErrorCode, Reply, Request};
 use nix::fcntl::{Flock, FlockArg};
@@ -23,6 +23,9 @@ use crate::sys::{self, Peer};
 /// The most clients at a time.
 const MAX_CLIENTS: usize = 16;
 
+/// After a failure of accept(2).
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Names a client; never used twice.
 pub(crate) type ClientId = u64;
 
@@ -35,6 +38,8 @@ pub(crate) struct Control {
     access: Access,
     clients: BTreeMap<ClientId, Client>,
     next: ClientId,
+    // accept(2) has failed: to try again at once would be to spin.
+    paused_until: Option<Instant>,
 }
 
 /// Who may use it.
@@ -69,7 +74,7 @@ impl Control {
         };
         let access = Access { owner: nix::unistd::geteuid().as_raw(), group: group.map(Gid::as_raw) };
         let identity = identity(&path);
-        Ok((Control { listener, path, identity, access, clients: BTreeMap::new(), next: 0 }, found))
+        Ok((Control { listener, path, identity, access, clients: BTreeMap::new(), next: 0, paused_until: None }, found))
     }
 
     /// Lets in who waits outside.
@@ -80,9 +85,9 @@ impl Control {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    // Out of descriptors, most likely: the loop must not spin on it, and operators must get in again.
-                    tracing::warn!(%error, "cannot accept on the control socket");
-                    self.clients.clear();
+                    // Out of descriptors, most likely.
+                    tracing::warn!(%error, "cannot accept on the control socket; trying again in a second");
+                    self.paused_until = Some(now + ACCEPT_PAUSE);
                     return;
                 }
             };
@@ -138,6 +143,7 @@ impl Control {
 
     /// Drops who took too long, or has left.
     pub(crate) fn expire(&mut self, now: Instant) {
+        self.paused_until = self.paused_until.filter(|until| now < *until);
         self.clients.retain(|_, client| {
             client.expire(now);
             !client.is_gone()
@@ -146,7 +152,12 @@ impl Control {
 
     /// When [`Control::expire`] will change something.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.clients.values().filter_map(Client::deadline).min()
+        self.clients.values().filter_map(Client::deadline).chain(self.paused_until).min()
+    }
+
+    /// Whether somebody may come in now.
+    pub(crate) fn is_open(&self) -> bool {
+        self.paused_until.is_none()
     }
 
     /// Removes the socket file, at the very end; not if it has become a successor's.

@@ -51,10 +51,12 @@ mod operation;
 mod place;
 mod process;
 mod settings;
+mod signals;
 mod slot;
 mod status;
 mod supervisor;
 mod sys;
+mod waiting;
 mod watchdog;
 mod workers;
 

@@ -1,34 +1,27 @@
 //! The one loop: wait → event → step → perform. One thread, one blocking point.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use baton_ipc::control::{ErrorCode, Output, Reply};
 use baton_ipc::scoreboard::COUNTER_MESSAGES;
 use baton_ipc::{Channel, Inheritance, MAX_SLOTS, Scoreboard, Slot as SlotId};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 
-use crate::control::{ClientId, Control};
+use crate::control::Control;
 use crate::inquiry::Inquiry;
 use crate::listeners::Listeners;
 use crate::notify::Notifier;
-use crate::operation::{Goal, Move, Operation, Task};
+use crate::operation::{Move, Operation};
 use crate::place::Place;
 use crate::process::{self, Fork};
+use crate::signals::Wish;
 use crate::slot::{Event, Slot, Terms};
 use crate::sys::Signals;
 use crate::{Error, Service, Settings};
 
 /// How often event loops are looked at and counters sampled.
-const SECOND: Duration = Duration::from_secs(1);
-
-/// How many wishes that came by signal may wait for the operation before them.
-const MAX_WISHES: usize = 8;
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// How long a dead supervisor's workers may take to let go of the listeners, beyond their drain.
 const ORPHANS_GRACE: Duration = Duration::from_secs(2);
@@ -44,30 +37,12 @@ pub(crate) enum Phase {
     Draining,
 }
 
-/// What was asked for by signal, where nobody waits for an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
-    Reload,
-    More,
-    Fewer,
-}
-
 /// How a process leaves the loop.
 pub(crate) enum Ending {
     /// The supervisor is done.
     Done(Result<(), Error>),
     /// This is a forked worker now.
     Worker(SlotId, Channel),
-}
-
-/// Whom a poll entry belongs to.
-#[derive(Clone, Copy, Debug)]
-enum Source {
-    Signals,
-    Control,
-    Client(ClientId),
-    Channel(SlotId),
-    Process(SlotId),
 }
 
 /// Everything that a running supervisor holds.
@@ -91,9 +66,10 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) now: Instant,
     /// Silence before this is forgiven: a process that had the store's lock is gone, or we ourselves stood still.
     pub(crate) watch_from: Instant,
-    next_second: Instant,
-    signals: Signals,
-    failure: Option<Error>,
+    pub(crate) next_second: Instant,
+    pub(crate) signals: Signals,
+    /// Why the loop could not go on.
+    pub(crate) failure: Option<Error>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -310,129 +286,6 @@ impl<'a> Supervisor<'a> {
 
     pub(crate) fn terms(&self) -> Terms {
         Terms { start_timeout: self.settings.start_timeout, drain_timeout: self.settings.drain_timeout }
-    }
-
-    /// The blocking point.
-    fn wait(&mut self) -> Vec<(Source, PollFlags)> {
-        let mut entries = vec![
-            (Source::Signals, PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)),
-            (Source::Control, PollFd::new(self.control.as_fd(), PollFlags::POLLIN)),
-        ];
-        entries.extend(self.control.interests().map(|(id, fd, flags)| (Source::Client(id), PollFd::new(fd, flags))));
-        for (slot, place) in self.places.iter().enumerate() {
-            let Some(worker) = &place.worker else { continue };
-            if !worker.mute {
-                let fd = worker.channel.as_fd();
-                entries.push((Source::Channel(slot as SlotId), PollFd::new(fd, PollFlags::POLLIN)));
-            }
-            entries.push((Source::Process(slot as SlotId), PollFd::new(worker.pidfd(), PollFlags::POLLIN)));
-        }
-        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = entries.into_iter().unzip();
-        let outcome = poll(&mut fds, self.patience());
-        let ready = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::POLLERR);
-        let events: Vec<PollFlags> = fds.iter().map(ready).collect();
-        let everything = sources.into_iter().zip(events);
-        self.now = Instant::now();
-        match outcome {
-            Ok(_) => everything.filter(|(_, events)| !events.is_empty()).collect(),
-            Err(Errno::EINTR) => vec![],
-            Err(errno) => {
-                let sources: Vec<Source> = everything.map(|(source, _)| source).collect();
-                self.poll_failed(errno);
-                // Nothing here blocks: look at everything, and not too often.
-                std::thread::sleep(Duration::from_millis(50));
-                sources.into_iter().map(|source| (source, PollFlags::POLLIN)).collect()
-            }
-        }
-    }
-
-    /// Without poll there is no way to go on; to drain there is.
-    fn poll_failed(&mut self, errno: Errno) {
-        if self.failure.is_none() {
-            tracing::error!(error = %errno, "poll failed: the service drains");
-            self.failure = Some(Error::System { what: "wait for events", source: io::Error::from(errno) });
-            self.shut_down(None);
-        }
-    }
-
-    /// Until the nearest deadline, rounded up: to wake too early would be to spin.
-    fn patience(&self) -> PollTimeout {
-        let slots = self.places.iter().filter_map(|place| place.slot.deadline());
-        let inquiries = self.inquiries.iter().map(|inquiry| inquiry.deadline);
-        let single = [Some(self.next_second), self.control.deadline(), self.notifier.deadline()];
-        let nearest = slots.chain(inquiries).chain(single.into_iter().flatten()).min();
-        let wait = nearest.map_or(SECOND, |at| at.saturating_duration_since(Instant::now()));
-        PollTimeout::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::from(1000u16))
-    }
-
-    fn attend(&mut self, source: Source, events: PollFlags) {
-        match source {
-            Source::Signals => loop {
-                match self.signals.take() {
-                    Ok(Some(signal)) => self.signal(signal),
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::error!(%error, "cannot read signals");
-                        break;
-                    }
-                }
-            },
-            Source::Control => self.control.accept(self.now),
-            Source::Client(id) => self.control.attend(id, events, self.now),
-            Source::Channel(slot) => self.listen(slot),
-            Source::Process(slot) => {
-                // Its last words first.
-                self.listen(slot);
-                self.reap(slot);
-            }
-        }
-    }
-
-    fn signal(&mut self, signal: Signal) {
-        tracing::info!(signal = signal.as_str(), "signal");
-        match signal {
-            Signal::SIGTERM | Signal::SIGINT if self.phase == Phase::Draining => self.kill_all(),
-            Signal::SIGTERM | Signal::SIGINT => self.shut_down(None),
-            Signal::SIGQUIT => {
-                self.shut_down(None);
-                self.kill_all();
-            }
-            Signal::SIGHUP => self.wish(Wish::Reload),
-            Signal::SIGTTIN => self.wish(Wish::More),
-            Signal::SIGTTOU => self.wish(Wish::Fewer),
-            Signal::SIGUSR1 => self.reopen_logs(),
-            Signal::SIGUSR2 => tracing::warn!("an upgrade by SIGUSR2 is not available yet; nothing was done"),
-            other => tracing::warn!(signal = other.as_str(), "a signal that means nothing here"),
-        }
-    }
-
-    fn wish(&mut self, wish: Wish) {
-        if self.phase == Phase::Draining || self.wishes.len() >= MAX_WISHES {
-            tracing::warn!(?wish, "ignored: draining, or too much waits to be done already");
-        } else if wish != Wish::Reload || !self.wishes.contains(&wish) {
-            self.wishes.push_back(wish);
-        }
-    }
-
-    /// Drains everything; the loop ends when nobody is left.
-    pub(crate) fn shut_down(&mut self, client: Option<ClientId>) {
-        if self.phase != Phase::Draining {
-            tracing::info!("draining");
-            self.phase = Phase::Draining;
-            self.notifier.stopping();
-        }
-        self.wishes.clear();
-        if let Some(interrupted) = self.operation.take() {
-            let message = format!("{} was given up: the service is shutting down", interrupted.verb);
-            self.reply(interrupted.client, Reply::Error { code: ErrorCode::Busy, message });
-        }
-        let all = 0..self.places.len() as SlotId;
-        self.operation = Some(Operation::new("shutdown", client, vec![Task::new(Goal::Down, all)]));
-    }
-
-    fn kill_all(&mut self) {
-        tracing::warn!("ending at once: workers are killed");
-        (0..self.places.len() as SlotId).for_each(|slot| self.apply(slot, Event::Kill));
     }
 
     /// Removes what the outside sees of us.

@@ -1,0 +1,118 @@
+//! The supervisor under test, with workers that are as simple as can be.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use baton_ipc::control::ConnectionRow;
+use baton_ipc::messages::{Answer, DrainReport, FromWorker, Question, ToWorker};
+use baton_ipc::scoreboard::monotonic_ms;
+use baton_ipc::{ChannelError, Endpoint, Inheritance, Scoreboard, Slot};
+use baton_supervisor::{Service, Settings};
+use nix::poll::{PollFd, PollFlags, poll};
+
+/// The argument that makes this program a supervisor.
+pub(crate) const SERVE: &str = "serve-as-supervisor";
+
+/// While this file is in the runtime directory no worker can start.
+pub(crate) const FORBIDDEN: &str = "forbidden";
+
+struct Stub(Settings);
+
+/// `serve-as-supervisor COLOR ADDRESS WORKERS DIRECTORY`; returns the exit code.
+pub(crate) fn serve(arguments: &[String]) -> i32 {
+    let [color, address, workers, directory] = arguments else { panic!("four arguments") };
+    let ms = |name, default| std::env::var(name).map_or(default, |text: String| text.parse().unwrap());
+    let settings = Settings {
+        color: color.clone(),
+        version: "0.0.0-test",
+        listen: vec![Endpoint::Tcp(address.parse().unwrap())],
+        workers: workers.parse().unwrap(),
+        runtime_dir: PathBuf::from(directory),
+        drain_timeout: Duration::from_millis(ms("DRAIN_MS", 8000)),
+        start_timeout: Duration::from_secs(30),
+        hang_timeout: Duration::from_millis(ms("HANG_MS", 5000)),
+        control_group: None,
+        backplane: "none".into(),
+    };
+    match baton_supervisor::run(settings.clone(), &mut Stub(settings)) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{error}");
+            1
+        }
+    }
+}
+
+impl Service for Stub {
+    fn work(&mut self, inheritance: Inheritance) -> i32 {
+        let Inheritance { slot, channel, listeners, scoreboard } = inheritance;
+        if self.0.runtime_dir.join(FORBIDDEN).exists() {
+            channel.send(&FromWorker::Failed { cause: "told to fail".into() }, &[]).unwrap();
+            return 3;
+        }
+        let mut listeners: Vec<(Slot, TcpListener)> =
+            listeners.into_iter().map(|listener| (listener.slot, listener.socket.into())).collect();
+        channel.send(&FromWorker::Ready, &[]).unwrap();
+        let deaf = std::env::var_os("DEAF").is_some();
+        loop {
+            scoreboard.row(slot).tick().set(monotonic_ms());
+            for (_, listener) in &listeners {
+                while let Ok((mut stream, _)) = listener.accept() {
+                    let _ = writeln!(stream, "{slot} {}", std::process::id());
+                }
+            }
+            match channel.recv::<ToWorker>() {
+                Err(ChannelError::Closed) => return 0,
+                Err(error) => panic!("{error}"),
+                Ok(Some((ToWorker::Drain { .. }, _))) if !deaf => {
+                    let _ = channel.send(&FromWorker::Drained(DrainReport::default()), &[]);
+                    return 0;
+                }
+                Ok(Some((ToWorker::Drain { .. } | ToWorker::ReopenLogs, _))) => {}
+                Ok(Some((ToWorker::Lend { slot: owner, .. }, fds))) => {
+                    listeners.extend(fds.into_iter().map(|fd| (owner, TcpListener::from(fd))));
+                }
+                Ok(Some((ToWorker::Return { slot: owner }, _))) => listeners.retain(|(slot, _)| *slot != owner),
+                Ok(Some((ToWorker::Ask { id, question }, _))) => {
+                    let answer = answer(slot, question);
+                    channel.send(&FromWorker::Answer { id, answer }, &[]).unwrap();
+                }
+                Ok(None) => {
+                    let mut fds = vec![PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+                    fds.extend(listeners.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+                    let _ = poll(&mut fds, 200u16);
+                }
+            }
+        }
+    }
+
+    fn reload(&mut self) -> Result<Settings, String> {
+        Ok(self.0.clone())
+    }
+
+    fn reopen_logs(&mut self) {}
+
+    fn scoreboard(&mut self, _: Rc<Scoreboard>) {}
+}
+
+fn answer(slot: Slot, question: Question) -> Answer {
+    match question {
+        Question::Connections { .. } => Answer::Connections {
+            total: 1,
+            rows: vec![ConnectionRow {
+                slot,
+                connection_id: format!("c{slot}"),
+                session_uuid: "s".into(),
+                peer: String::new(),
+                age_seconds: 1.0,
+                messages: slot.into(),
+                queued_bytes: 0,
+            }],
+        },
+        Question::Disconnect { .. } | Question::Broadcast { .. } => Answer::Reached(1),
+    }
+}
