@@ -18,7 +18,9 @@ impl Embedded {
         let ttl = self.options.session_ttl.as_secs();
         let txn = self.env.read_txn()?;
         let Some(cursor) = due(self.meta.get(&txn, ENTRY)?, now) else { return Ok(0) };
-        let range = (Bound::Excluded(cursor), Bound::Unbounded);
+        // LMDB knows no empty key.
+        let begin = if cursor.is_empty() { Bound::Unbounded } else { Bound::Excluded(cursor) };
+        let range = (begin, Bound::Unbounded);
         let (mut expired, mut seen, mut reached) = (Vec::new(), 0, Vec::new());
         for entry in self.sessions.range(&txn, &range)?.take(AT_ONCE) {
             let (key, value) = entry?;
