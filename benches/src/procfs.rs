@@ -2,34 +2,68 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::iter::Sum;
 
-/// CPU time of this process, user and system, in nanoseconds.
-///
-/// # Errors
-/// No `/proc`.
-pub fn cpu_of_self() -> io::Result<u64> {
-    cpu_of("self")
+/// What the scheduler accounts to a process, all its threads together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// Time on a core, user and system, in nanoseconds.
+    pub spent_ns: u64,
+    /// Time it wanted a core and another process had it, in nanoseconds.
+    pub waited_ns: u64,
 }
 
-/// CPU time of all threads of all `processes`, user and system, in nanoseconds. From `schedstat`, whose clock is that of
-/// the scheduler, where `/proc/PID/stat` counts ticks of 10 ms. What the kernel does in an interrupt is accounted to whom
-/// it interrupts: so the receiving half of a loopback send is the sender's.
-///
-/// # Errors
-/// A process that is gone.
-pub fn cpu(processes: &[u32]) -> io::Result<u64> {
-    processes.iter().map(|pid| cpu_of(&pid.to_string())).sum()
-}
-
-fn cpu_of(pid: &str) -> io::Result<u64> {
-    let mut total = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end while the list is being read.
-        let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        let spent = schedstat.split_ascii_whitespace().next().and_then(|word| word.parse::<u64>().ok());
-        total += spent.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "a schedstat without a number"))?;
+impl Cpu {
+    /// That of this process.
+    ///
+    /// # Errors
+    /// No `/proc`.
+    pub fn of_self() -> io::Result<Cpu> {
+        Cpu::of_process("self")
     }
-    Ok(total)
+
+    /// That of all `processes`. From `schedstat`, whose clock is that of the scheduler, where `/proc/PID/stat` counts
+    /// ticks of 10 ms. What the kernel does in an interrupt is accounted to whom it interrupts; the receiving half of a
+    /// send over loopback is the sender's.
+    ///
+    /// # Errors
+    /// A process that is gone.
+    pub fn of(processes: &[u32]) -> io::Result<Cpu> {
+        let each = processes.iter().map(|pid| Cpu::of_process(&pid.to_string()));
+        each.sum()
+    }
+
+    /// What has been added since `before`.
+    pub fn since(self, before: Cpu) -> Cpu {
+        Cpu {
+            spent_ns: self.spent_ns.saturating_sub(before.spent_ns),
+            waited_ns: self.waited_ns.saturating_sub(before.waited_ns),
+        }
+    }
+
+    fn of_process(pid: &str) -> io::Result<Cpu> {
+        let mut total = Cpu::default();
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread may end while the list is being read.
+            let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            let mut words = schedstat.split_ascii_whitespace().map(str::parse::<u64>);
+            let (Some(Ok(spent)), Some(Ok(waited))) = (words.next(), words.next()) else {
+                return Err(io::Error::new(ErrorKind::InvalidData, "a schedstat without its numbers"));
+            };
+            total.spent_ns += spent;
+            total.waited_ns += waited;
+        }
+        Ok(total)
+    }
+}
+
+impl Sum for Cpu {
+    fn sum<I: Iterator<Item = Cpu>>(each: I) -> Cpu {
+        each.fold(Cpu::default(), |total, one| Cpu {
+            spent_ns: total.spent_ns + one.spent_ns,
+            waited_ns: total.waited_ns + one.waited_ns,
+        })
+    }
 }
 
 /// A process and all its descendants, itself first. Those that have just ended are left out.
@@ -45,6 +79,13 @@ pub fn family(pid: u32) -> Vec<u32> {
         }
     }
     family
+}
+
+/// Whether a process is there and not merely waiting to be reaped.
+pub fn runs(pid: u32) -> bool {
+    // The state follows the name, which is in parentheses and may itself contain some.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
 }
 
 /// Proportional set size of all `processes` in bytes: what is shared counts in equal parts to those who share it.
@@ -69,7 +110,7 @@ mod tests {
     #[test]
     fn this_process_has_used_both() {
         let pid = std::process::id();
-        assert!(cpu(&[pid]).unwrap() > 0);
+        assert!(Cpu::of(&[pid]).unwrap().spent_ns > 0);
         assert!(pss(&[pid]).unwrap() > 4096);
         assert_eq!(family(pid)[0], pid);
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::client::connect::{Link, Received, Trigger, Watch};
 use crate::client::wrong;
 use crate::frame;
+use crate::procfs::Cpu;
 
 /// A server that answers nothing on any connection for this long fails the run.
 const STALL: Duration = Duration::from_secs(5);
@@ -64,7 +65,7 @@ impl Load {
     /// # Errors
     /// A wrong reply, a connection that ends, a server that stalls.
     pub fn run(&mut self, until: Until) -> io::Result<LoadReport> {
-        let client_cpu = crate::procfs::cpu_of_self()?;
+        let before = Cpu::of_self()?;
         let started = Instant::now();
         let (mut begun, mut answered) = (0u64, 0u64);
         let depth = u64::from(self.depth);
@@ -101,7 +102,7 @@ impl Load {
         Ok(LoadReport {
             messages: answered,
             seconds: started.elapsed().as_secs_f64(),
-            client_cpu_ns: crate::procfs::cpu_of_self()? - client_cpu,
+            client_cpu_ns: Cpu::of_self()?.since(before).spent_ns,
         })
     }
 

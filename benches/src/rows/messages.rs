@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::client::load::LoadReport;
-use crate::procfs;
+use crate::procfs::Cpu;
 use crate::rows::Bench;
 use crate::table::{Row, median};
 use crate::targets::Target;
@@ -12,6 +12,8 @@ use crate::targets::Target;
 const CONNECTIONS: &str = "100";
 const PATIENCE: Duration = Duration::from_secs(20);
 const UNIT: &str = "µs/message";
+/// Share of the time beyond which a server was kept from its core too long for its figure to be published.
+const DISTURBED: f64 = 0.05;
 
 /// Below what is asked of baton, with how many messages in flight.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,8 @@ struct Sample {
     per_second: f64,
     /// Share of its core that the server used.
     busy: f64,
+    /// Share of the time that other processes kept it from its core.
+    disturbed: f64,
 }
 
 /// Measures all targets; `progress` is told what begins.
@@ -73,14 +77,15 @@ fn sample(bench: &Bench, target: Target, depth: u32) -> io::Result<Sample> {
     let mut client = bench.programs.client(bench.client_core, arguments)?;
     client.line(PATIENCE)?;
     let processes = server.process.family();
-    let before = procfs::cpu(&processes)?;
+    let before = Cpu::of(&processes)?;
     client.tell("go")?;
     let report: LoadReport = serde_json::from_str(&client.line(PATIENCE)?)?;
-    let spent = procfs::cpu(&processes)? - before;
+    let cpu = Cpu::of(&processes)?.since(before);
     Ok(Sample {
-        micros: spent as f64 / 1e3 / report.messages as f64,
+        micros: cpu.spent_ns as f64 / 1e3 / report.messages as f64,
         per_second: report.messages as f64 / report.seconds,
-        busy: spent as f64 / 1e9 / report.seconds,
+        busy: cpu.spent_ns as f64 / 1e9 / report.seconds,
+        disturbed: cpu.waited_ns as f64 / 1e9 / report.seconds,
     })
 }
 
@@ -120,8 +125,15 @@ fn ratio(samples: &[Sample], reference: &[Sample]) -> Option<f64> {
 
 fn note(samples: &[Sample]) -> String {
     let of = |value: fn(&Sample) -> f64| median(&samples.iter().map(value).collect::<Vec<_>>()).unwrap_or(0.0);
+    let disturbed = of(|sample| sample.disturbed);
+    // Its own supervisor and the kernel's threads are there too; more than this is somebody else's work.
+    let warning = if disturbed > DISTURBED {
+        format!("; DISTURBED: waited {:.0} % of the time", 100.0 * disturbed)
+    } else {
+        String::new()
+    };
     format!(
-        "{:.0} messages/s with {:.0} % of its core",
+        "{:.0} messages/s with {:.0} % of its core{warning}",
         of(|sample| sample.per_second),
         100.0 * of(|sample| sample.busy)
     )
