@@ -1,0 +1,175 @@
+//! WebSocket clients: tokio-tungstenite, and raw sockets for what a library would not do.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::handshake::client::Response;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use super::SOON;
+
+/// A client of a real library.
+pub struct Client {
+    /// The library's socket.
+    pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// The answer to the handshake.
+    pub response: Response,
+}
+
+impl Client {
+    /// Connects; an HTTP refusal is an `Err`.
+    pub async fn try_connect(url: &str) -> Result<Client, Error> {
+        let connected = timeout(SOON, connect_async(url)).await.expect("an answer to the handshake");
+        connected.map(|(socket, response)| Client { socket, response })
+    }
+
+    /// Connects.
+    #[track_caller]
+    pub async fn connect(url: &str) -> Client {
+        Client::try_connect(url).await.expect("a WebSocket")
+    }
+
+    /// The token of the session.
+    pub fn session(&self) -> String {
+        self.response.headers()["x-session-uuid"].to_str().expect("text").to_owned()
+    }
+
+    /// Sends a text message.
+    pub async fn send(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).await.expect("the connection is open");
+    }
+
+    /// The next message, of whatever kind.
+    pub async fn next(&mut self) -> Result<Message, Error> {
+        let next = timeout(SOON, self.socket.next()).await.expect("a message, or the end");
+        next.unwrap_or(Err(Error::ConnectionClosed))
+    }
+
+    /// The next message as JSON.
+    pub async fn json(&mut self) -> Value {
+        let message = self.next().await.expect("a message");
+        let text = message.to_text().expect("text");
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {message:?}"))
+    }
+
+    /// The next message, which must be a count.
+    pub async fn count(&mut self) -> u64 {
+        let json = self.json().await;
+        json["count"].as_u64().unwrap_or_else(|| panic!("no count: {json}"))
+    }
+
+    /// Reads on to the close, and answers it.
+    pub async fn close(&mut self) -> Option<CloseFrame> {
+        loop {
+            match self.next().await {
+                Ok(Message::Close(frame)) => {
+                    while self.next().await.is_ok() {}
+                    return frame;
+                }
+                Ok(_) => {}
+                Err(error) => panic!("ended without a close: {error}"),
+            }
+        }
+    }
+}
+
+/// A client that writes bytes.
+pub struct Raw {
+    /// The socket, after the handshake.
+    pub stream: TcpStream,
+}
+
+/// The handshake of a raw client.
+pub fn handshake(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+}
+
+/// A client's frame: masked, the first byte as given.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [0x11, 0x22, 0x33, 0x44];
+    let mut bytes = vec![first];
+    match payload.len() {
+        n @ 0..126 => bytes.push(0x80 | n as u8),
+        n @ 126..65536 => {
+            bytes.push(0x80 | 126);
+            bytes.extend((n as u16).to_be_bytes());
+        }
+        n => {
+            bytes.push(0x80 | 127);
+            bytes.extend((n as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(mask);
+    bytes.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]));
+    bytes
+}
+
+impl Raw {
+    /// Connects and completes the handshake; `early` goes in the same write.
+    pub async fn connect(address: std::net::SocketAddr, path: &str, early: &[u8]) -> Raw {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        stream.set_nodelay(true).expect("TCP");
+        let mut bytes = handshake(path).into_bytes();
+        bytes.extend(early);
+        stream.write_all(&bytes).await.expect("the handshake is sent");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(SOON, stream.read_u8()).await.expect("an answer").expect("an answer"));
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        Raw { stream }
+    }
+
+    /// Sends bytes.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("the connection is open");
+    }
+
+    /// The next frame: its first byte and payload. `None`: the end of the stream, also by a reset.
+    pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let read = async {
+            let first = self.stream.read_u8().await.ok()?;
+            let length = match self.stream.read_u8().await.ok()? {
+                126 => self.stream.read_u16().await.ok()?.into(),
+                127 => self.stream.read_u64().await.ok()?,
+                short => short.into(),
+            };
+            let mut payload = vec![0; length as usize];
+            self.stream.read_exact(&mut payload).await.ok()?;
+            Some((first, payload))
+        };
+        timeout(SOON, read).await.expect("a frame, or the end")
+    }
+
+    /// Reads on to the close frame: its code and reason.
+    pub async fn close(&mut self) -> (u16, String) {
+        loop {
+            match self.frame().await {
+                Some((0x88, payload)) => {
+                    let code = u16::from_be_bytes([payload[0], payload[1]]);
+                    return (code, String::from_utf8(payload[2..].to_vec()).expect("UTF-8"));
+                }
+                Some(_) => {}
+                None => panic!("ended without a close frame"),
+            }
+        }
+    }
+}
+
+/// Awaits `future` within [`SOON`].
+#[track_caller]
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.unwrap_or_else(|_| panic!("not within {SOON:?}"))
+}
+
+/// A moment in which nothing should happen; the only way to see that nothing does.
+pub const QUIET: Duration = Duration::from_millis(300);

@@ -1,0 +1,48 @@
+//! Starts the shipped commands as real processes in directories of their own, and always ends them.
+//!
+//! Nothing here sleeps for a time and hopes: every wait is for an event, with a deadline that only a real fault reaches.
+
+pub mod client;
+pub mod http;
+pub mod service;
+
+use std::time::{Duration, Instant};
+
+pub use client::Client;
+pub use service::Service;
+
+/// How long anything may take that should happen soon. Wide, since a test machine may be busy with other tests.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Looks until there is something, at most for [`SOON`]; panics with `what` otherwise.
+#[track_caller]
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    within(SOON, what, look)
+}
+
+/// As [`eventually`], with a deadline of its own.
+#[track_caller]
+pub fn within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        // Between two looks; what is looked for has no event to wait on (a file, a process, a page).
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// As [`eventually`], for looks that await.
+#[track_caller]
+pub async fn eventually_async<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,273 @@
+//! One baton: supervisor, workers, directories, log.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use baton_ipc::control::{Output as Answer, Reply, Status};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{eventually, http, within};
+
+/// What to start, and how.
+pub struct Builder {
+    program: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    dir: TempDir,
+    state_dir: Option<PathBuf>,
+    listen: Option<String>,
+}
+
+/// A running baton. Dropping it kills all its processes.
+pub struct Service {
+    child: Child,
+    dir: TempDir,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// The program `baton`.
+pub fn baton() -> PathBuf {
+    env!("CARGO_BIN_EXE_baton").into()
+}
+
+/// An example of this package, built with the tests.
+pub fn example(name: &str) -> PathBuf {
+    baton().parent().expect("a directory").join("examples").join(name)
+}
+
+impl Builder {
+    /// `baton run` on a free port, logging at info, heartbeat far away.
+    pub fn new() -> Builder {
+        Builder {
+            program: baton(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir: tempfile::Builder::new().prefix("baton-test-").tempdir().expect("a temporary directory"),
+            state_dir: None,
+            listen: None,
+        }
+        .with("--heartbeat-interval", "1h")
+    }
+
+    /// Another program with baton's commands.
+    pub fn program(mut self, path: PathBuf) -> Builder {
+        self.program = path;
+        self
+    }
+
+    /// A flag and its value; the last one of a name wins.
+    pub fn with(mut self, flag: &str, value: impl ToString) -> Builder {
+        if let Some(at) = self.args.iter().position(|arg| arg == flag) {
+            self.args.drain(at..at + 2);
+        }
+        self.args.extend([flag.to_owned(), value.to_string()]);
+        self
+    }
+
+    /// An environment variable.
+    pub fn env(mut self, name: &str, value: impl ToString) -> Builder {
+        self.env.push((name.into(), value.to_string()));
+        self
+    }
+
+    /// A state directory that outlives the service.
+    pub fn state_dir(mut self, path: &Path) -> Builder {
+        self.state_dir = Some(path.into());
+        self
+    }
+
+    /// An address instead of a free port.
+    pub fn listen(mut self, address: SocketAddr) -> Builder {
+        self.listen = Some(address.to_string());
+        self
+    }
+
+    /// The directory that everything of the service is in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The command, ready to run; its standard error goes to `log`.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        let log = File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log file");
+        let state = self.state_dir.clone().unwrap_or_else(|| self.dir.path().join("state"));
+        command
+            .args(["run", "--listen", self.listen.as_deref().unwrap_or("127.0.0.1:0")])
+            .arg("--runtime-dir")
+            .arg(self.dir.path().join("run"))
+            .arg("--state-dir")
+            .arg(state)
+            .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        die_with_us(&mut command);
+        command
+    }
+
+    /// Starts it and waits until `/readyz` says 200.
+    #[track_caller]
+    pub fn start(self) -> Service {
+        let service = self.spawn();
+        service.wait_ready();
+        service
+    }
+
+    /// Starts it and waits until it listens.
+    #[track_caller]
+    pub fn spawn(self) -> Service {
+        let child = self.command().spawn().expect("baton starts");
+        let mut service = Service { child, dir: self.dir, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
+        service.address = eventually("listening", || {
+            if let Ok(Some(status)) = service.child.try_wait() {
+                panic!("baton ended with {status}:\n{}", service.log());
+            }
+            let line = service.log_lines().find(|line| line["message"] == "listening")?;
+            line["address"].as_str()?.parse().ok()
+        });
+        service
+    }
+}
+
+/// A test that panics or is killed leaves nothing behind: the kernel ends the child with the thread that began it.
+fn die_with_us(command: &mut Command) {
+    let act = || nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into);
+    // SAFETY: one system call, which is all that may be done between fork and exec.
+    unsafe { command.pre_exec(act) };
+}
+
+impl Service {
+    /// A service with these flags and otherwise the defaults of [`Builder::new`].
+    #[track_caller]
+    pub fn start(flags: &[(&str, &str)]) -> Service {
+        flags.iter().fold(Builder::new(), |builder, (flag, value)| builder.with(flag, value)).start()
+    }
+
+    /// Waits until `/readyz` says 200.
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        eventually("/readyz 200", || http::get(self.address, "/readyz").ok().filter(|answer| answer.status == 200));
+    }
+
+    /// The URL of the WebSocket.
+    pub fn url(&self) -> String {
+        format!("ws://{}/ws/chat/", self.address)
+    }
+
+    /// The URL that resumes a session.
+    pub fn session_url(&self, session: &str) -> String {
+        format!("{}?session_uuid={session}", self.url())
+    }
+
+    /// The directory that everything of the service is in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Pid of the supervisor.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// Pids of its living children, by `/proc`, so also when the supervisor does not answer.
+    pub fn worker_pids(&self) -> Vec<Pid> {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let text = fs::read_to_string(children).unwrap_or_default();
+        text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+    }
+
+    /// Signals the supervisor.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the supervisor lives");
+    }
+
+    /// Runs `batonctl` and returns what it said.
+    pub fn ctl(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_batonctl"));
+        command.arg("--runtime-dir").arg(self.dir.path().join("run")).args(args).stdin(Stdio::null());
+        command.output().expect("batonctl runs")
+    }
+
+    /// `batonctl status`, parsed.
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        let output = self.ctl(&["--json", "status"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let reply: Reply = serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        match reply {
+            Reply::Done { output: Answer::Status(status) } => *status,
+            other => panic!("no status: {other:?}"),
+        }
+    }
+
+    /// One metric's value, such as `websocket_errors_total{type="store"}`; 0 if it is not there.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        let answer = http::get(self.address, "/metrics").expect("/metrics answers");
+        let line = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        line.unwrap_or(0.0)
+    }
+
+    /// The whole log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The log's lines that are JSON.
+    pub fn log_lines(&self) -> impl Iterator<Item = Value> {
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Waits for a log line with this message.
+    #[track_caller]
+    pub fn wait_log(&self, message: &str) -> Value {
+        eventually(&format!("log line {message:?}"), || {
+            self.log_lines().find(|line| line["message"].as_str().is_some_and(|text| text.contains(message)))
+        })
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        within(limit, "the end of baton", || self.child.try_wait().expect("a child of ours"))
+    }
+
+    /// SIGTERM, and waits for the end.
+    #[track_caller]
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait(Duration::from_secs(15))
+    }
+
+    /// SIGKILL to everything at once.
+    pub fn kill_all(&mut self) {
+        let workers = self.worker_pids();
+        let _ = kill(self.pid(), Signal::SIGKILL);
+        for pid in workers {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            eprintln!("--- the log's end:");
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+        self.kill_all();
+    }
+}

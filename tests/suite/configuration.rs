@@ -1,0 +1,1 @@
+//! Wrong values are refused, each with its reason.

@@ -1,0 +1,1 @@
+//! The control socket, whatever is sent to it.

@@ -1,0 +1,1 @@
+//! Counts under load and death: none backward, none twice.

@@ -1,0 +1,1 @@
+//! The examples, run like the real thing.

@@ -1,0 +1,1 @@
+//! Processes die, hang and come back.

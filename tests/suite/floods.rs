@@ -1,0 +1,1 @@
+//! Clients that want too much.

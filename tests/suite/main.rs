@@ -1,0 +1,18 @@
+//! The whole product: the shipped commands as real processes, with real clients.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod autobahn;
+mod batonctl;
+mod configuration;
+mod control;
+mod counts;
+mod examples;
+mod faults;
+mod floods;
+mod http;
+mod page;
+mod protocol;
+mod shutdown;
+mod store;

@@ -1,0 +1,1 @@
+//! The test page in a real browser.

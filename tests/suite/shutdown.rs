@@ -1,0 +1,1 @@
+//! SIGTERM, with everybody watching.
