@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# All tests, on a machine that may have nothing but the Rust toolchain.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/needs.sh cc=gcc make=make curl=curl chromium=chromium debootstrap=debootstrap python3=python3 setpriv=util-linux
+# Each test opens what it needs; the limit is per process.
+ulimit -n "$(ulimit -Hn)"
+scripts/autobahn-root.sh
+exec cargo test --locked --workspace "$@"
