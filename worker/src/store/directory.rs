@@ -73,7 +73,9 @@ fn make(path: &Path) -> Result<(), PrepareError> {
     match made {
         // Another start may have been faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        made => made.and_then(|()| sync_directory(parent)).map_err(PrepareError::io("create", path)),
+        made => made
+            .and_then(|()| sync_directory(parent))
+            .map_err(|source| PrepareError::Uncreatable { path: path.to_owned(), source }),
     }
 }
 

@@ -14,6 +14,17 @@ pub enum PrepareError {
     /// The path is a file, or leads through one.
     #[error("state directory {}: not a directory; set --state-dir to one", .0.display())]
     NotADirectory(PathBuf),
+    /// It is missing, and so it stays.
+    #[error(
+        "state directory {}: it does not exist and cannot be created ({source}); create it for the user that runs \
+         baton, mode 0700, or set --state-dir to another one", .path.display()
+    )]
+    Uncreatable {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Files cannot be made there.
     #[error("state directory {}: cannot make files in it ({source}); {}", .path.display(), advice_unwritable(.source))]
     Unwritable {

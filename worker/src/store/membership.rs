@@ -69,6 +69,9 @@ impl LastMember {
     /// `fsync(2)` also writes pages that were changed through a mapping, by whichever process. LMDB must not be written
     /// to any more: end the last transaction before.
     ///
+    /// A checkpoint should be taken just before this. The old one may lack the last minute, and a power loss right after
+    /// the next start, when the mark is gone and no new checkpoint is there yet, falls back on it.
+    ///
     /// # Errors
     /// The disk refuses. Then there is no marker, and the next start treats this as a crash.
     pub fn mark_clean(self) -> io::Result<()> {
@@ -77,5 +80,39 @@ impl LastMember {
         write_durably(&state_dir, CLEAN, "")?;
         drop(lock);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::no_spawning;
+    use super::*;
+
+    /// A fork shares the open file description as a duplicate does.
+    #[test]
+    fn a_child_that_drops_what_it_inherited_takes_nothing_from_its_parent() {
+        let _quiet = no_spawning();
+        let directory = tempfile::tempdir().unwrap();
+        let parent = join(directory.path()).unwrap();
+        let inherited = Membership { lock: parent.lock.try_clone().unwrap(), state_dir: parent.state_dir.clone() };
+        let child = join(directory.path()).unwrap();
+        drop(inherited);
+        assert!(child.leave_as_last().unwrap().is_none(), "the parent is still there");
+        assert!(parent.leave_as_last().unwrap().is_some());
+    }
+
+    #[test]
+    fn of_many_that_leave_at_once_one_is_the_last() {
+        let _quiet = no_spawning();
+        let directory = tempfile::tempdir().unwrap();
+        for _ in 0..50 {
+            let members: Vec<_> = (0..4).map(|_| join(directory.path()).unwrap()).collect();
+            let last = std::thread::scope(|scope| {
+                let leaving: Vec<_> =
+                    members.into_iter().map(|member| scope.spawn(|| member.leave_as_last().unwrap())).collect();
+                leaving.into_iter().filter_map(|thread| thread.join().unwrap()).count()
+            });
+            assert_eq!(last, 1);
+        }
     }
 }

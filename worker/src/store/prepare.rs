@@ -1,5 +1,6 @@
 //! Which file the workers find as `data.mdb`.
 
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -13,8 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+use self::policy::{Condition, Plan, Trust, decide};
 use super::directory::{self, PATIENCE, RETRY};
 use super::files::{
     copy_durably, open_or_create, read_text, remove_durably, remove_if_there, rename_durably, sync_directory,
@@ -33,7 +35,7 @@ const LEAVING_PATIENCE: Duration = Duration::from_secs(30);
 /// Makes the store ready, and becomes a member of it.
 ///
 /// Call it once, before anything is bound or forked. Keep the membership until the service ends; a forked worker joins
-/// for itself and then drops the copy that it inherited. With nothing in the way it takes milliseconds; a large store
+/// for itself and then drops the copy that it inherited. The outcome has been logged. With nothing in the way it takes milliseconds; a large store
 /// is read as a whole, about a second for 1 GB, more from a cold disk.
 ///
 /// # Errors
@@ -87,7 +89,10 @@ fn prepare_in(
 ) -> Result<(Prepared, Membership), PrepareError> {
     let _lock = directory::lock(state_dir, surroundings.patience)?;
     match users(state_dir, surroundings)? {
-        Users::Some(membership) => Ok((Prepared::InUse, membership)),
+        Users::Some(membership) => {
+            info!("{}", Prepared::InUse);
+            Ok((Prepared::InUse, membership))
+        }
         Users::None(lock) => {
             let prepared = Start { state_dir, surroundings, observer }.run()?;
             let path = state_dir.join(USERS_LOCK);
@@ -156,77 +161,6 @@ fn open_elsewhere(state_dir: &Path) -> Result<Option<i32>, PrepareError> {
     Ok((asked.l_type != libc::F_UNLCK as i16).then_some(asked.l_pid))
 }
 
-/// Why `data.mdb` may be believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
-    /// Everything was on the disk when the last user left.
-    Clean,
-    /// The machine has not been off since it was used.
-    SameBoot,
-    /// The machine was off, or nobody knows.
-    PowerLoss,
-}
-
-/// A database file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Condition {
-    Missing,
-    /// There, but nothing was ever committed to it.
-    Empty,
-    /// Not read, because it is not trusted anyway.
-    Unverified,
-    /// Up to where it is in use, in bytes.
-    Whole(u64),
-    Damaged(String),
-}
-
-/// What to do about `data.mdb`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Plan {
-    Keep(Prepared, u64),
-    Recover {
-        source: Source,
-        /// The middle of the name under which the file is kept; none: there is nothing to keep.
-        aside: Option<&'static str>,
-        reason: String,
-    },
-    Refuse {
-        data: String,
-        checkpoint: String,
-    },
-}
-
-/// The whole policy. The checkpoint is only looked at if the data is not taken.
-fn decide<E>(trust: Trust, data: Condition, checkpoint: impl FnOnce() -> Result<Condition, E>) -> Result<Plan, E> {
-    let (reason, aside) = match (&data, trust) {
-        (&Condition::Whole(used), Trust::Clean) => return Ok(Plan::Keep(Prepared::Clean, used)),
-        (&Condition::Whole(used), Trust::SameBoot) => return Ok(Plan::Keep(Prepared::Recovered, used)),
-        (Condition::Unverified | Condition::Whole(_), _) => {
-            ("the machine went down while the store was in use".to_owned(), Some("unclean"))
-        }
-        (Condition::Damaged(flaw), _) => (format!("{DATA} is damaged: {flaw}"), Some("damaged")),
-        (Condition::Missing, _) => (format!("{DATA} is missing"), None),
-        (Condition::Empty, _) => (format!("{DATA} is empty"), None),
-    };
-    Ok(match (checkpoint()?, data, trust) {
-        (Condition::Whole(_), ..) => Plan::Recover { source: Source::Checkpoint, aside, reason },
-        (Condition::Missing, Condition::Missing, _)
-        | (Condition::Missing, Condition::Empty, Trust::Clean | Trust::SameBoot) => Plan::Keep(Prepared::Fresh, 0),
-        (Condition::Missing, Condition::Empty | Condition::Unverified | Condition::Whole(_), _) => {
-            Plan::Recover { source: Source::Nothing, aside, reason }
-        }
-        (Condition::Missing, Condition::Damaged(_), _) => {
-            Plan::Refuse { data: reason, checkpoint: "there is no checkpoint".to_owned() }
-        }
-        (Condition::Damaged(flaw), ..) => {
-            Plan::Refuse { data: reason, checkpoint: format!("{CHECKPOINT} is damaged too: {flaw}") }
-        }
-        (Condition::Empty | Condition::Unverified, ..) => {
-            Plan::Refuse { data: reason, checkpoint: format!("{CHECKPOINT} is empty") }
-        }
-    })
-}
-
 /// A start that has the store to itself.
 struct Start<'a> {
     state_dir: &'a Path,
@@ -240,6 +174,11 @@ impl Start<'_> {
             Some(outcome) => outcome,
             None => self.begin()?,
         };
+        // Said here, while the note of a recovery is still there: a loss is told of even if the start is cut off now.
+        match &prepared {
+            Prepared::FromCheckpoint { .. } | Prepared::EmptyAfterPowerLoss { .. } => warn!("{prepared}"),
+            Prepared::Fresh | Prepared::Clean | Prepared::Recovered | Prepared::InUse => info!("{prepared}"),
+        }
         self.finish(used)?;
         Ok(prepared)
     }
@@ -276,7 +215,7 @@ impl Start<'_> {
     fn begin(&mut self) -> Result<(Prepared, u64), PrepareError> {
         let trust = self.trust()?;
         let data = match (trust, self.state_dir.join(DATA).metadata()) {
-            (Trust::PowerLoss, Ok(metadata)) if metadata.len() > 0 => Condition::Unverified,
+            (Trust::PowerLoss | Trust::Unknown, Ok(metadata)) if metadata.len() > 0 => Condition::Unverified,
             _ => self.inspect(DATA)?,
         };
         match decide(trust, data, || self.inspect(CHECKPOINT))? {
@@ -305,7 +244,8 @@ impl Start<'_> {
         Ok(match boot {
             _ if self.state_dir.join(CLEAN).exists() => Trust::Clean,
             Some(boot) if boot.trim() == self.surroundings.boot => Trust::SameBoot,
-            _ => Trust::PowerLoss,
+            Some(_) => Trust::PowerLoss,
+            None => Trust::Unknown,
         })
     }
 

@@ -2,11 +2,14 @@
 #![allow(unsafe_code)] // heed's open is unsafe: the file must not be changed behind its back. Tests keep to that.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{RwLock, RwLockReadGuard};
 
 use heed::types::{Bytes, U64};
 use heed::{CommitOrAbort, CompactionOption, Database, DatabaseFlags, Env, EnvFlags, EnvOpenOptions, WithTls};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Keys and values without meaning.
 pub(super) type Raw = Database<'static, Bytes, Bytes>;
@@ -77,6 +80,24 @@ pub(super) fn checkpoint(directory: &Path) {
     });
 }
 
+/// Between fork and exec a child holds duplicates of all descriptors of all tests, and so their locks.
+static SPAWNING: RwLock<()> = RwLock::new(());
+
+/// While it is held, no lock is kept alive by a child that is just coming into being.
+pub(super) fn no_spawning() -> RwLockReadGuard<'static, ()> {
+    SPAWNING.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Starts a process whose output is read, and waits for the first of it: then the process has come to its exec.
+pub(super) fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    let _spawning = SPAWNING.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let child = command.stdout(Stdio::piped()).spawn()?;
+    if let Some(stdout) = &child.stdout {
+        poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+    }
+    Ok(child)
+}
+
 const WRITER: &str = "BATON_TEST_WRITER";
 
 /// This very test binary as a process that commits counts 1, 2, 3 … and prints each one after its commit.
@@ -88,12 +109,9 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(directory: &Path, name: &str) -> Writer {
         let test = format!("{}::writer_process", module_path!().split_once("::").unwrap().1);
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &test, "--nocapture", "--test-threads=1"])
-            .env(WRITER, format!("{name}:{}", directory.display()))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", &test, "--nocapture"]).env(WRITER, format!("{name}:{}", directory.display()));
+        let mut child = spawn(&mut command).unwrap();
         let committed = BufReader::new(child.stdout.take().unwrap());
         Writer { child, committed }
     }
@@ -107,6 +125,10 @@ impl Writer {
             line.clear();
         }
         None
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits until `count` is committed.

@@ -11,9 +11,11 @@
 //! database tell which); a custom comparator would look like damage.
 //!
 //! The file must be at rest: nobody may write to it meanwhile. Memory is one bit a page that is in use and one page a
-//! level of the tree. The cost is one `pread` a page, about a second for 1 GB that is in the page cache.
+//! level of the tree. The cost is one `pread` a page: some 0.3 s for 1 GB that is in the page cache, and otherwise what
+//! the disk takes to read it in order.
 
 mod page;
+mod tree;
 mod walk;
 
 #[cfg(test)]
@@ -26,7 +28,8 @@ use std::os::unix::fs::FileExt;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use page::{HEADER, P_META, u16_at, u32_at, u64_at};
-use walk::{Database, Walk};
+use tree::Database;
+use walk::Walk;
 
 /// `MDB_MAGIC`.
 const MAGIC: u32 = 0xBEEF_C0DE;
@@ -105,14 +108,25 @@ pub fn verify(file: &File) -> Result<Contents, Fault> {
         return Err(Fault::Damage { page: newest.number, flaw: "the number of the last page is impossible" });
     };
 
-    // The walk jumps about; on a cold disk this turns one wait a page into long reads. It is only a hint.
     let in_file = pages.min(length / page_size);
-    let extent = i64::try_from(in_file * page_size).unwrap_or(i64::MAX);
-    let _ = posix_fadvise(file, 0, extent, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
-
+    read_ahead(file, in_file * page_size);
     let mut walk = Walk::new(file, page_size, pages, in_file);
     walk.environment(newest.number, &newest.free, &newest.main)?;
     Ok(Contents::Snapshot(Summary { transaction: newest.transaction, page_size, pages, entries: walk.entries() }))
+}
+
+/// Asks the kernel for the first `extent` bytes in order: the walk jumps about, and a cold disk would have it wait for
+/// each page. Only a hint, so errors mean nothing. The kernel takes no more than its read-ahead window at a time
+/// (usually 128 KiB) and forgets the rest, hence the loop.
+fn read_ahead(file: &File, extent: u64) {
+    const WINDOW: i64 = 128 * 1024;
+    let mut offset = 0;
+    while offset < i64::try_from(extent).unwrap_or(i64::MAX) {
+        if posix_fadvise(file, offset, WINDOW, PosixFadviseAdvice::POSIX_FADV_WILLNEED).is_err() {
+            return;
+        }
+        offset = offset.saturating_add(WINDOW);
+    }
 }
 
 /// What a meta page says (`MDB_meta`).

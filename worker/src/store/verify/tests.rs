@@ -182,7 +182,7 @@ fn no_bytes_make_the_check_panic() {
     let mut random = fastrand::Rng::new();
     let seed = random.get_seed();
     let (mut whole, mut damaged) = (0, 0);
-    for _ in 0..3_000 {
+    for _ in 0..1_500 {
         let mut bytes = sample.clone();
         for _ in 0..random.usize(1..8) {
             // Most of a page's structure is at its start.
@@ -205,7 +205,7 @@ fn no_bytes_make_the_check_panic() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn noise_is_no_environment(bytes in prop::collection::vec(any::<u8>(), 1..20_000)) {

@@ -1,130 +1,11 @@
 //! The walk over everything a snapshot reaches.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs::File;
 
-use super::page::{DataKind, Flaw, HEADER, Node, Page, Shape, overflow_pages, u16_at, u32_at, u64_at};
+use super::page::{DataKind, Flaw, HEADER, Node, Page, Shape, overflow_pages, u64_at};
+use super::tree::{DUP_FIXED, Database, INTEGER_KEY, MAX_DEPTH, Met, NO_PAGE, Order, Role, Tree};
 use super::{Fault, read_exact};
-
-/// `CURSOR_STACK`: LMDB itself cannot follow a deeper tree.
-const MAX_DEPTH: u16 = 32;
-/// `P_INVALID`: the root of an empty tree.
-const NO_PAGE: u64 = u64::MAX;
-
-const REVERSE_KEY: u16 = 0x02;
-const DUP_SORT: u16 = 0x04;
-const INTEGER_KEY: u16 = 0x08;
-const DUP_FIXED: u16 = 0x10;
-const INTEGER_DUP: u16 = 0x20;
-const REVERSE_DUP: u16 = 0x40;
-const KNOWN_FLAGS: u16 = REVERSE_KEY | DUP_SORT | INTEGER_KEY | DUP_FIXED | INTEGER_DUP | REVERSE_DUP;
-
-/// The root record of a tree (`MDB_db`).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Database {
-    /// Of the free list in a meta page: the page size. Of a tree of fixed-size duplicates: their size. In bytes.
-    pub(super) pad: u32,
-    flags: u16,
-    depth: u16,
-    entries: u64,
-    root: u64,
-}
-
-impl Database {
-    pub(super) const SIZE: usize = 48;
-
-    /// The record at the start of the bytes, and what follows it.
-    pub(super) fn parse(bytes: &[u8]) -> Option<(Database, &[u8])> {
-        let (raw, rest) = bytes.split_at_checked(Database::SIZE)?;
-        // Between depth and entries: three page counts, which only statistics read.
-        let record = Database {
-            pad: u32_at(raw, 0)?,
-            flags: u16_at(raw, 4)?,
-            depth: u16_at(raw, 6)?,
-            entries: u64_at(raw, 32)?,
-            root: u64_at(raw, 40)?,
-        };
-        Some((record, rest))
-    }
-}
-
-/// How keys, or duplicates, are sorted (`mdb_default_cmp`).
-#[derive(Clone, Copy, Debug)]
-enum Order {
-    Bytes,
-    Reversed,
-    Integer,
-}
-
-impl Order {
-    fn compare(self, a: &[u8], b: &[u8]) -> Ordering {
-        match self {
-            Order::Bytes => a.cmp(b),
-            Order::Reversed => a.iter().rev().cmp(b.iter().rev()),
-            Order::Integer => a.len().cmp(&b.len()).then_with(|| a.iter().rev().cmp(b.iter().rev())),
-        }
-    }
-}
-
-/// What a tree is for, which decides what its leaves may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    FreeList,
-    Main,
-    Named,
-    Duplicates,
-}
-
-/// One tree while it is walked, in the order of its keys.
-struct Tree {
-    role: Role,
-    order: Order,
-    /// How the duplicates of a key are sorted, where keys may have several values.
-    duplicates: Option<Order>,
-    /// Bytes of a duplicate where all have the same size.
-    packed: Option<u32>,
-    /// Values seen so far.
-    entries: u64,
-    /// The key or separator that was met last: nothing that comes may be before it.
-    last: Vec<u8>,
-    met: Met,
-}
-
-/// What `Tree::last` is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Met {
-    Nothing,
-    Separator,
-    Key,
-}
-
-impl Tree {
-    fn new(role: Role, flags: u16, pad: u32, order: Order) -> Tree {
-        let duplicates = (flags & DUP_SORT != 0).then_some(match flags {
-            _ if flags & INTEGER_DUP != 0 => Order::Integer,
-            _ if flags & REVERSE_DUP != 0 => Order::Reversed,
-            _ => Order::Bytes,
-        });
-        let packed = (role == Role::Duplicates && flags & DUP_FIXED != 0).then_some(pad);
-        Tree { role, order, duplicates, packed, entries: 0, last: Vec::new(), met: Met::Nothing }
-    }
-
-    /// Is `key` after everything before it? A separator may equal the first key on its right.
-    fn follows(&self, key: &[u8]) -> bool {
-        match (self.met, self.order.compare(&self.last, key)) {
-            (Met::Nothing, _) | (_, Ordering::Less) => true,
-            (Met::Separator, Ordering::Equal) => true,
-            (Met::Key, Ordering::Equal) | (_, Ordering::Greater) => false,
-        }
-    }
-
-    fn remember(&mut self, key: &[u8], met: Met) {
-        self.last.clear();
-        self.last.extend_from_slice(key);
-        self.met = met;
-    }
-}
 
 /// Page numbers, one bit each, in blocks that exist only where a bit is set.
 #[derive(Default)]
@@ -181,14 +62,7 @@ impl<'f> Walk<'f> {
     }
 
     fn database(&mut self, from: u64, database: &Database, role: Role) -> Result<(), Fault> {
-        if database.flags & !KNOWN_FLAGS != 0 {
-            return Err(flawed(from)("a database has unknown flags"));
-        }
-        let order = match database.flags {
-            flags if flags & REVERSE_KEY != 0 => Order::Reversed,
-            flags if flags & INTEGER_KEY != 0 => Order::Integer,
-            _ => Order::Bytes,
-        };
+        let order = database.order().ok_or("a database has unknown flags").map_err(flawed(from))?;
         self.tree(from, database, role, order)
     }
 
