@@ -33,12 +33,18 @@ pub fn preallocate(file: &File, have: u64, want: u64) -> io::Result<u64> {
         return Ok(have);
     }
     let end = want.checked_next_multiple_of(CHUNK).ok_or(Errno::EFBIG)?;
-    let (Ok(offset), Ok(length)) = (i64::try_from(have), i64::try_from(end - have)) else {
+    allocate(file, have, end - have)?;
+    Ok(end)
+}
+
+/// Gives these bytes of the file blocks on the disk, without changing its length.
+pub(super) fn allocate(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
         return Err(Errno::EFBIG.into());
     };
     loop {
         match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length) {
-            Ok(()) => return Ok(end),
+            Ok(()) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

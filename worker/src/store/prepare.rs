@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use self::policy::{Condition, Plan, Trust, decide};
 use super::directory::{self, PATIENCE, RETRY};
 use super::files::{
-    copy_durably, open_or_create, read_text, remove_durably, remove_if_there, rename_durably, sync_directory,
+    allocate, copy_durably, open_or_create, read_text, remove_durably, remove_if_there, rename_durably, sync_directory,
     write_durably,
 };
 use super::names::{
@@ -31,6 +31,9 @@ use super::{CHUNK, Membership, PrepareError, Prepared, preallocate};
 
 /// How long a start waits for the last user to write everything down.
 const LEAVING_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Disk space for `lock.mdb`: LMDB takes 64 bytes a reader, and some more.
+const LOCK_ROOM: u64 = 256 * 1024;
 
 /// Makes the store ready, and becomes a member of it.
 ///
@@ -362,6 +365,11 @@ impl Start<'_> {
             file.set_len(0).map_err(PrepareError::io("empty", &path))?;
         }
         let want = used.saturating_add(CHUNK);
-        preallocate(&file, 0, want).map(drop).map_err(|error| PrepareError::preallocation(&path, want, error))
+        preallocate(&file, 0, want).map_err(|error| PrepareError::preallocation(&path, want, error))?;
+
+        // The table of readers is a shared mapping too. LMDB takes an empty lock file for a new one.
+        let path = self.state_dir.join(LMDB_LOCK);
+        let file = open_or_create(&path).map_err(PrepareError::io("open", &path))?;
+        allocate(&file, 0, LOCK_ROOM).map_err(|error| PrepareError::preallocation(&path, LOCK_ROOM, error))
     }
 }
