@@ -125,3 +125,47 @@ fn sources(matches: &ArgMatches, environment: Environment) -> Sources {
     let flags: BTreeMap<_, _> = KEYS.iter().filter_map(given).collect();
     Sources { flags, file: matches.get_one::<PathBuf>("config").cloned(), environment }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Invocation, clap::Error> {
+        parse(line.split(' ').map(Into::into), Environment::default())
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_sources_unjudged() {
+        let Ok(Invocation::Run(sources)) = parsed("baton run --listen a --listen b --workers -1 --config x.toml")
+        else {
+            panic!("not a run");
+        };
+        assert_eq!(sources.flags["listen"], ["a", "b"]);
+        assert_eq!(sources.flags["workers"], ["-1"]);
+        assert_eq!((sources.flags.len(), sources.file), (2, Some("x.toml".into())));
+        assert!(matches!(parsed("baton run --print-config"), Ok(Invocation::PrintConfig(_))));
+        assert!(matches!(parsed("baton check-config"), Ok(Invocation::CheckConfig(_))));
+        let completions = parsed("baton completions zsh batonctl");
+        assert!(matches!(completions, Ok(Invocation::Completions(Shell::Zsh, Completed::Batonctl))));
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_except_secrets() {
+        for key in KEYS {
+            let line = format!("baton run --{} x", key.name);
+            assert_eq!(parsed(&line).is_ok(), key.flag, "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_exits_2() {
+        for line in ["baton", "baton serve", "baton run --wrokers 4", "baton run extra", "baton run --workers"] {
+            assert_eq!(parsed(line).expect_err(line).exit_code(), 2, "{line}");
+        }
+    }
+}

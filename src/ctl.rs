@@ -78,6 +78,7 @@ pub fn main() -> ExitCode {
         json: arguments.json,
         colors: io::stdout().is_terminal() && !no_color,
         slots: Rc::default(),
+        answered: None,
     };
     let exit = match arguments.verb {
         Some(verb) => session.run(&verb),
@@ -101,6 +102,8 @@ struct Session {
     colors: bool,
     /// As many slots as were last heard of, for completion.
     slots: Rc<Cell<u16>>,
+    /// The color that answered last, for the prompt. Not kept to: after a deploy it may be another.
+    answered: Option<String>,
 }
 
 impl Session {
@@ -121,7 +124,9 @@ impl Session {
     }
 
     fn connect(&mut self) -> Result<Client, Error> {
-        Client::connect(&self.directories, self.color.as_deref())
+        let client = Client::connect(&self.directories, self.color.as_deref());
+        self.answered = client.as_ref().ok().map(|client| client.color.clone());
+        client
     }
 
     fn ask(&mut self, verb: &Verb) -> Result<Exit, Error> {

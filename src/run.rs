@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use baton_ipc::{Inheritance, Scoreboard};
-use baton_worker::store::{self, LastMember, Membership, Prepared};
+use baton_worker::store::{self, LastMember, Membership};
 use baton_worker::{App, Hooks};
 
 use crate::config::{self, Config, Loaded, Sources};
@@ -27,11 +27,8 @@ fn serve<A: App>(loaded: Loaded, sources: Sources, app: A) -> Result<(), String>
     logging::log_panics();
     let file = file.map_or("none".to_owned(), |file| file.display().to_string());
     tracing::info!(version = config::VERSION, config = file, workers = config.supervisor.workers, "starting");
-    let (prepared, membership) = store::prepare(&config.worker.state_dir).map_err(|error| error.to_string())?;
-    match prepared {
-        Prepared::Fresh | Prepared::Clean | Prepared::Recovered | Prepared::InUse => tracing::info!("{prepared}"),
-        Prepared::FromCheckpoint { .. } | Prepared::EmptyAfterPowerLoss { .. } => tracing::warn!("{prepared}"),
-    }
+    // It logs what it has found, and warns if anything is lost.
+    let (_, membership) = store::prepare(&config.worker.state_dir).map_err(|error| error.to_string())?;
     let settings = config.supervisor.clone();
     let mut service = Runner { app: Some(app), sources, config, membership: Some(membership) };
     let outcome = baton_supervisor::run(settings, &mut service).map_err(|error| error.to_string());
@@ -83,7 +80,7 @@ impl<A: App> baton_supervisor::Service for Runner<A> {
     }
 
     fn reload(&mut self) -> Result<baton_supervisor::Settings, String> {
-        let new = config::load(&self.sources).map_err(|problems| problems.to_string())?.config;
+        let new = config::load(&self.sources).map_err(|problems| problems.to_string().replace('\n', "; "))?.config;
         self.config.supervisor.allow_change(&new.supervisor)?;
         allow_change(&self.config, &new)?;
         if new.logging != self.config.logging {

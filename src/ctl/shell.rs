@@ -75,7 +75,7 @@ pub(super) fn interactive(session: &mut Session, environment: &Environment) -> E
     run(session, "status");
     println!("\nhelp lists the commands; Tab completes; exit leaves.");
     loop {
-        let prompt = session.color.as_ref().map_or("baton> ".to_owned(), |color| format!("baton {color}> "));
+        let prompt = session.answered.as_ref().map_or("baton> ".to_owned(), |color| format!("baton {color}> "));
         match editor.readline(&prompt) {
             Ok(line) => {
                 // It fails only where there is no history to keep.
