@@ -14,6 +14,15 @@ pub use service::Service;
 /// How long anything may take that should happen soon. Wide, since a test machine may be busy with other tests.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// Whether this test may become other users and mount file systems; otherwise it says that it is left out.
+pub fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("left out: this test needs root");
+    }
+    root
+}
+
 /// Looks until there is something, at most for [`SOON`]; panics with `what` otherwise.
 #[track_caller]
 pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {

@@ -1,11 +1,13 @@
 //! One baton: supervisor, workers, directories, log.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use baton_ipc::control::{Output as Answer, Reply, Status};
 use nix::sys::signal::{Signal, kill};
@@ -13,14 +15,16 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{eventually, http, within};
+use super::{SOON, eventually, http, within};
 
-/// What to start, and how.
+/// What to start, and how. A clone starts another one in the same directory: after the first has ended, or beside it.
+#[derive(Clone)]
 pub struct Builder {
     program: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
-    dir: TempDir,
+    dir: Arc<TempDir>,
+    user: Option<u32>,
     state_dir: Option<PathBuf>,
     listen: Option<String>,
 }
@@ -28,7 +32,7 @@ pub struct Builder {
 /// A running baton. Dropping it kills all its processes.
 pub struct Service {
     child: Child,
-    dir: TempDir,
+    dir: Arc<TempDir>,
     /// Where it listens.
     pub address: SocketAddr,
 }
@@ -46,11 +50,13 @@ pub fn example(name: &str) -> PathBuf {
 impl Builder {
     /// `baton run` on a free port, logging at info, heartbeat far away.
     pub fn new() -> Builder {
+        let dir = tempfile::Builder::new().prefix("baton-test-").tempdir().expect("a temporary directory");
         Builder {
             program: baton(),
             args: Vec::new(),
             env: Vec::new(),
-            dir: tempfile::Builder::new().prefix("baton-test-").tempdir().expect("a temporary directory"),
+            dir: Arc::new(dir),
+            user: None,
             state_dir: None,
             listen: None,
         }
@@ -90,6 +96,15 @@ impl Builder {
         self
     }
 
+    /// Another user than root, which the tests must run as; the directory is given to that user.
+    pub fn user(mut self, uid: u32) -> Builder {
+        chown(self.dir.path(), Some(uid), Some(uid)).expect("root may give files away");
+        // Where this was built may be closed to others.
+        self.program = open_to_all(&self.program, self.dir.path());
+        self.user = Some(uid);
+        self
+    }
+
     /// The directory that everything of the service is in.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -111,8 +126,30 @@ impl Builder {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
+        if let Some(uid) = self.user {
+            command.uid(uid).gid(uid);
+        }
         die_with_us(&mut command);
         command
+    }
+
+    /// Runs it to an end that it must come to by itself: the exit status, and what it has logged meanwhile.
+    #[track_caller]
+    pub fn refused(&self) -> (ExitStatus, String) {
+        let before = log_of(&self.dir).len();
+        let mut child = self.command().spawn().expect("baton starts");
+        let end = Instant::now() + SOON;
+        let status = loop {
+            match child.try_wait().expect("a child of ours") {
+                Some(status) => break status,
+                None if Instant::now() < end => std::thread::park_timeout(Duration::from_millis(10)),
+                None => {
+                    let _ = child.kill();
+                    panic!("baton runs on:\n{}", log_of(&self.dir));
+                }
+            }
+        };
+        (status, log_of(&self.dir)[before..].to_owned())
     }
 
     /// Starts it and waits until `/readyz` says 200.
@@ -126,17 +163,31 @@ impl Builder {
     /// Starts it and waits until it listens.
     #[track_caller]
     pub fn spawn(self) -> Service {
+        let before = log_of(&self.dir).len();
         let child = self.command().spawn().expect("baton starts");
         let mut service = Service { child, dir: self.dir, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
         service.address = eventually("listening", || {
             if let Ok(Some(status)) = service.child.try_wait() {
                 panic!("baton ended with {status}:\n{}", service.log());
             }
-            let line = service.log_lines().find(|line| line["message"] == "listening")?;
-            line["address"].as_str()?.parse().ok()
+            let log = service.log();
+            let mut lines = log[before..].lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.find(|line| line["message"] == "listening")?["address"].as_str()?.parse().ok()
         });
         service
     }
+}
+
+fn log_of(dir: &TempDir) -> String {
+    fs::read_to_string(dir.path().join("log")).unwrap_or_default()
+}
+
+/// A copy of a program in a directory, that any user may run there.
+pub fn open_to_all(program: &Path, dir: &Path) -> PathBuf {
+    fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("a directory of ours");
+    let copy = dir.join(program.file_name().expect("a program"));
+    fs::copy(program, &copy).expect("room for a copy");
+    copy
 }
 
 /// A test that panics or is killed leaves nothing behind: the kernel ends the child with the thread that began it.
@@ -220,7 +271,7 @@ impl Service {
 
     /// The whole log.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        log_of(&self.dir)
     }
 
     /// The log's lines that are JSON.
