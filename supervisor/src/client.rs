@@ -271,6 +271,10 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Reply> {
             return Err(bad(format!("the request has no version; an example is {example}")));
         }
     }
+    // Serde takes a number for the variant in that place: 13 would be a shutdown.
+    if !value.get("command").is_some_and(serde_json::Value::is_string) {
+        return Err(bad("the request has no command, which is a text such as \"status\"".to_owned()));
+    }
     serde_json::from_value(value).map_err(|error| bad(format!("the request cannot be understood: {error}")))
 }
 
@@ -312,6 +316,7 @@ mod tests {
         assert_eq!(code(parse(br#"{"command":"status"}"#)), ErrorCode::BadRequest);
         assert_eq!(code(parse(br#"{"version":2,"command":"fly"}"#)), ErrorCode::Version);
         assert_eq!(code(parse(br#"{"version":1,"command":"fly"}"#)), ErrorCode::BadRequest);
+        assert_eq!(code(parse(br#"{"version":1,"command":13}"#)), ErrorCode::BadRequest);
         assert_eq!(code(parse(br#"{"version":1,"command":"scale","workers":-1}"#)), ErrorCode::BadRequest);
         assert_eq!(code(parse(br#"{"version":1,"command":"stop","slots":["x"]}"#)), ErrorCode::BadRequest);
     }

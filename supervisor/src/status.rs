@@ -8,7 +8,7 @@ use crate::slot::Slot;
 use crate::supervisor::{Phase, Supervisor};
 
 impl Supervisor<'_> {
-    /// Everything as it is now.
+    /// Everything as it is now. A slot that was scaled away is told of until its worker is gone.
     pub(crate) fn status(&self) -> Status {
         let reloading = self.operation.as_ref().is_some_and(|operation| operation.verb == "reload");
         let phase = match self.phase {
@@ -25,7 +25,10 @@ impl Supervisor<'_> {
             phase: phase.to_owned(),
             listen: self.listeners.endpoints().to_vec(),
             backplane: self.settings.backplane.clone(),
-            slots: (0..self.places.len() as SlotId).map(|slot| self.slot_status(slot)).collect(),
+            slots: (0..self.places.len() as SlotId)
+                .filter(|slot| *slot < self.settings.workers || self.place(*slot).worker.is_some())
+                .map(|slot| self.slot_status(slot))
+                .collect(),
         }
     }
 
