@@ -23,6 +23,6 @@ impl App for Counter {
     }
 
     fn counted(&mut self, (): &mut (), count: u64, reply: &mut Reply<'_>) {
-        reply.text(&format!(r#"{{"count":{count}}}"#));
+        reply.text_fmt(format_args!(r#"{{"count":{count}}}"#));
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use baton_ipc::{Endpoint, Listener};
 use hyper_util::rt::TokioIo;
@@ -22,21 +22,25 @@ use crate::worker::Shared;
 /// Descriptors kept for what is not a client: epolls, the store, logs, the channel to the supervisor.
 const RESERVE: u64 = 64;
 
-/// How long to wait before looking again whether there are descriptors.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait before looking again whether there is room.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long an HTTP connection is left alone before a newer one may push it out. Long enough for every client of a storm
+/// of connects to send its request; short enough that those who never will do not hold up the others.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// HTTP connections that are not, or not yet, WebSockets, oldest first.
 #[derive(Debug)]
 pub(crate) struct Handshakes {
-    open: RefCell<BTreeMap<u64, AbortHandle>>,
+    open: RefCell<BTreeMap<u64, (Instant, AbortHandle)>>,
     next: Cell<u64>,
     max: usize,
-    dropping: Cell<bool>,
+    crowded: Cell<bool>,
 }
 
 impl Handshakes {
     pub(crate) fn new(max: usize) -> Handshakes {
-        Handshakes { open: RefCell::default(), next: Cell::new(0), max, dropping: Cell::new(false) }
+        Handshakes { open: RefCell::default(), next: Cell::new(0), max, crowded: Cell::new(false) }
     }
 
     /// How many there are.
@@ -44,21 +48,29 @@ impl Handshakes {
         self.open.borrow().len()
     }
 
-    /// Forgets the oldest when there are too many. A crowd of clients that never finish their requests thus pushes out
-    /// its own, and who is quick gets through.
-    fn make_room(&self) -> bool {
-        let oldest = if self.len() >= self.max { self.open.borrow_mut().pop_first() } else { None };
-        let dropped = oldest.is_some();
-        if let Some((_, task)) = oldest {
-            task.abort();
+    /// Waits until there is room for one more, or the oldest has had its time and is dropped. A crowd of clients that
+    /// never finish their requests thus pushes out its own. Returns whether one was dropped.
+    async fn room(&self) -> bool {
+        while self.len() >= self.max {
+            let oldest = self.open.borrow().first_key_value().map(|(id, (since, _))| (*id, since.elapsed()));
+            match oldest {
+                Some((id, age)) if age >= GRACE => {
+                    if !self.crowded.replace(true) {
+                        tracing::warn!(limit = self.max, "too many HTTP connections at once: dropping the oldest");
+                    }
+                    if let Some((_, task)) = self.open.borrow_mut().remove(&id) {
+                        task.abort();
+                    }
+                    return true;
+                }
+                Some((_, age)) => tokio::time::sleep((GRACE - age).min(PAUSE)).await,
+                None => break,
+            }
         }
-        if dropped && !self.dropping.replace(true) {
-            tracing::warn!(limit = self.max, "too many HTTP connections at once: dropping the oldest");
-        }
-        if !dropped && self.len() < self.max / 2 && self.dropping.replace(false) {
+        if self.len() < self.max / 2 && self.crowded.replace(false) {
             tracing::info!("the crowd of HTTP connections is over");
         }
-        dropped
+        false
     }
 }
 
@@ -105,6 +117,9 @@ where
 {
     loop {
         wait_for_descriptors(&shared).await;
+        if shared.handshakes.room().await {
+            shared.hub.borrow().metrics.refused(Refused::Handshakes);
+        }
         match next().await {
             Ok((stream, peer)) => admit(&shared, stream, peer),
             Err(error) if out_of_resources(&error) => {
@@ -145,9 +160,6 @@ where
 {
     let handshakes = &shared.handshakes;
     let metrics = shared.hub.borrow().metrics.clone();
-    if handshakes.make_room() {
-        metrics.refused(Refused::Handshakes);
-    }
     let id = handshakes.next.get();
     handshakes.next.set(id + 1);
     let ours = shared.clone();
@@ -155,7 +167,7 @@ where
         http::serve(&ours, TokioIo::new(stream), peer).await;
         ours.handshakes.open.borrow_mut().remove(&id);
     });
-    handshakes.open.borrow_mut().insert(id, task.abort_handle());
+    handshakes.open.borrow_mut().insert(id, (Instant::now(), task.abort_handle()));
     metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);
 }
 

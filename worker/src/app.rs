@@ -1,6 +1,7 @@
 //! What a service does with its messages: the [`App`] trait.
 
-use std::fmt::Write as _;
+use std::fmt;
+use std::io::Write as _;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -60,6 +61,13 @@ impl Reply<'_> {
         self.append(Kind::Text, text.as_bytes());
     }
 
+    /// Sends a text message written in place: `reply.text_fmt(format_args!("{n}"))`.
+    pub fn text_fmt(&mut self, text: fmt::Arguments<'_>) {
+        // Writing to memory fails only if a Display of the caller's does; then what it wrote is what is sent.
+        frame::append_with(self.out, Kind::Text, |out| drop(out.write_fmt(text)));
+        *self.sent += 1;
+    }
+
     /// Sends a binary message.
     pub fn binary(&mut self, data: &[u8]) {
         self.append(Kind::Binary, data);
@@ -115,11 +123,8 @@ impl Session<'_> {
     /// Answers text that should be JSON and is not with `{"error":"invalid_json","detail":"…"}`, and counts it as an
     /// error.
     pub fn invalid_json(&mut self, error: &serde_json::Error) {
-        let mut text = String::from(r#"{"error":"invalid_json","detail":"#);
         let detail = serde_json::Value::String(error.to_string());
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{detail}}}");
-        self.reply().text(&text);
+        self.reply().text_fmt(format_args!(r#"{{"error":"invalid_json","detail":{detail}}}"#));
         self.wishes.invalid_json += 1;
     }
 

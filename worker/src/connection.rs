@@ -3,16 +3,13 @@
 //! Whole frames are unmasked and handed on where they lie, in the buffer they were read into. Only what is incomplete
 //! at the end of a read is copied, so that a connection at rest owns nothing.
 
-use std::io::Cursor;
-
 use serde::{Deserialize, Serialize};
-use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use tungstenite::protocol::frame::coding::CloseCode;
 
 /// The longest frame header: two bytes, eight of length, four of mask.
 const MAX_HEADER: usize = 14;
 /// The longest payload of a control frame (RFC 6455 section 5.5).
-const MAX_CONTROL: usize = 125;
+const MAX_CONTROL: u8 = 125;
 
 /// What arrived.
 #[derive(Debug, PartialEq, Eq)]
@@ -256,6 +253,9 @@ impl Message {
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
 
 fn is_control(opcode: u8) -> bool {
     opcode >= 8
@@ -279,52 +279,59 @@ fn whole_frame(input: &[u8], bounds: Bounds) -> Result<Option<(FrameLeft, usize,
     Ok((input.len() - header >= length).then_some((frame, header, length)))
 }
 
-/// The header at the beginning of `input` and its length; `None`: more bytes are needed.
+/// The header at the beginning of `input` and its length; `None`: more bytes are needed (RFC 6455 section 5.2).
+#[inline]
 fn parse(input: &[u8]) -> Result<Option<(FrameLeft, usize)>, Violation> {
-    let mut cursor = Cursor::new(input);
-    let (header, length) = match FrameHeader::parse(&mut cursor) {
-        Ok(Some(parsed)) => parsed,
-        Ok(None) => return Ok(None),
-        Err(_) => return Err(Violation::Protocol("a reserved opcode")),
-    };
-    if header.rsv1 || header.rsv2 || header.rsv3 {
+    let [first, second, rest @ ..] = input else { return Ok(None) };
+    let (opcode, last) = (first & 0x0f, first & 0x80 != 0);
+    if first & 0x70 != 0 {
         return Err(Violation::Protocol("a reserved bit is set"));
     }
-    let Some(mask) = header.mask else {
-        return Err(Violation::Protocol("a frame from a client must be masked"));
-    };
-    let position = cursor.position() as usize;
-    let minimal = match length {
-        0..126 => 6,
-        126..65_536 => 8,
-        65_536..=0x7fff_ffff_ffff_ffff => 14,
-        _ => return Err(Violation::Protocol("a length with its highest bit set")),
-    };
-    if position != minimal {
-        return Err(Violation::Protocol("a length that is not in its shortest form"));
+    if !matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG) {
+        return Err(Violation::Protocol("a reserved opcode"));
     }
-    if let OpCode::Control(_) = header.opcode {
-        if !header.is_final {
+    if second & 0x80 == 0 {
+        return Err(Violation::Protocol("a frame from a client must be masked"));
+    }
+    let short = second & 0x7f;
+    if is_control(opcode) {
+        if !last {
             return Err(Violation::Protocol("a fragmented control frame"));
         }
-        if length > MAX_CONTROL as u64 {
+        if short > MAX_CONTROL {
             return Err(Violation::Protocol("a control frame of more than 125 bytes"));
         }
     }
-    Ok(Some((FrameLeft { opcode: header.opcode.into(), last: header.is_final, mask, left: length }, position)))
+    let (left, extended) = match short {
+        0..126 => (u64::from(short), 0),
+        126 => match rest.first_chunk() {
+            Some(bytes) => (u64::from(u16::from_be_bytes(*bytes)), 2),
+            None => return Ok(None),
+        },
+        127.. => match rest.first_chunk() {
+            Some(bytes) => (u64::from_be_bytes(*bytes), 8),
+            None => return Ok(None),
+        },
+    };
+    if left > i64::MAX as u64 {
+        return Err(Violation::Protocol("a length with its highest bit set"));
+    }
+    if (extended == 2 && left < 126) || (extended == 8 && left < 65_536) {
+        return Err(Violation::Protocol("a length that is not in its shortest form"));
+    }
+    let Some(mask) = rest[extended..].first_chunk() else { return Ok(None) };
+    Ok(Some((FrameLeft { opcode, last, mask: *mask, left }, 2 + extended + mask.len())))
 }
 
 /// Hands on one complete, unmasked item.
 fn deliver(frame: FrameLeft, payload: &[u8], take: &mut impl FnMut(Incoming<'_>) -> Flow) -> Result<Flow, Violation> {
-    Ok(take(match OpCode::from(frame.opcode) {
-        OpCode::Data(Data::Text) => Incoming::Text(std::str::from_utf8(payload).map_err(|_| Violation::InvalidUtf8)?),
-        OpCode::Data(Data::Binary) => Incoming::Binary(payload),
-        OpCode::Control(Control::Ping) => Incoming::Ping(payload),
-        OpCode::Control(Control::Pong) => Incoming::Pong,
-        OpCode::Control(Control::Close) => Incoming::Close(close_code(payload)?),
-        OpCode::Data(Data::Continue | Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
-            return Err(Violation::Protocol("a reserved opcode"));
-        }
+    Ok(take(match frame.opcode {
+        TEXT => Incoming::Text(std::str::from_utf8(payload).map_err(|_| Violation::InvalidUtf8)?),
+        BINARY => Incoming::Binary(payload),
+        PING => Incoming::Ping(payload),
+        PONG => Incoming::Pong,
+        CLOSE => Incoming::Close(close_code(payload)?),
+        _ => return Err(Violation::Protocol("a reserved opcode")),
     }))
 }
 

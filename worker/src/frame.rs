@@ -1,10 +1,12 @@
 //! Frames that the server sends: unmasked, unfragmented (RFC 6455 section 5).
 
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-use tungstenite::protocol::frame::{Frame, FrameHeader};
+use tungstenite::protocol::frame::Frame;
 
 /// The longest reason of a close frame, in bytes: 125 of a control frame less the code.
 const MAX_REASON: usize = 123;
+
+/// The bit of a message's last, here only, frame.
+const FINAL: u8 = 0x80;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,17 +17,54 @@ pub(crate) enum Kind {
     Pong,
 }
 
+impl Kind {
+    fn opcode(self) -> u8 {
+        match self {
+            Kind::Text => 1,
+            Kind::Binary => 2,
+            Kind::Ping => 9,
+            Kind::Pong => 10,
+        }
+    }
+}
+
 /// Appends one whole frame to `out`.
 pub(crate) fn append(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
-    let opcode = match kind {
-        Kind::Text => OpCode::Data(Data::Text),
-        Kind::Binary => OpCode::Data(Data::Binary),
-        Kind::Ping => OpCode::Control(Control::Ping),
-        Kind::Pong => OpCode::Control(Control::Pong),
-    };
-    let header = FrameHeader { opcode, ..FrameHeader::default() };
-    header.format(payload.len() as u64, out).expect("writing to memory succeeds");
+    out.push(FINAL | kind.opcode());
+    append_length(out, payload.len());
     out.extend_from_slice(payload);
+}
+
+/// Appends a frame whose payload `write` writes where it belongs, without a copy for one that is short.
+pub(crate) fn append_with(out: &mut Vec<u8>, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) {
+    let begin = out.len();
+    out.extend_from_slice(&[FINAL | kind.opcode(), 0]);
+    write(out);
+    let length = out.len() - begin - 2;
+    match u8::try_from(length) {
+        Ok(short @ 0..126) => out[begin + 1] = short,
+        Ok(_) | Err(_) => {
+            let payload = out.split_off(begin + 2);
+            out.truncate(begin + 1);
+            append_length(out, length);
+            out.extend_from_slice(&payload);
+        }
+    }
+}
+
+/// RFC 6455 section 5.2: 7 bits, or 126 and 16, or 127 and 64; no mask.
+fn append_length(out: &mut Vec<u8>, length: usize) {
+    match length {
+        0..126 => out.push(length as u8),
+        126..65_536 => {
+            out.push(126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
 }
 
 /// Appends a close frame; a reason that is too long is cut at a character. Without a code the frame is empty.
@@ -39,6 +78,8 @@ pub(crate) fn append_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
 
 #[cfg(test)]
 mod tests {
+    use tungstenite::protocol::frame::coding::{Data, OpCode};
+
     use super::*;
 
     #[test]
@@ -56,5 +97,18 @@ mod tests {
         out.clear();
         append_close(&mut out, None, "");
         assert_eq!(out, [0x88, 0]);
+    }
+
+    #[test]
+    fn lengths_are_those_that_tungstenite_writes() {
+        for length in [0, 1, 125, 126, 127, 128, 255, 256, 65_535, 65_536, 70_000] {
+            let payload = vec![b'x'; length];
+            let (mut theirs, mut ours, mut written) = (Vec::new(), b"before".to_vec(), b"before".to_vec());
+            let opcode = OpCode::Data(Data::Text);
+            Frame::message(payload.clone(), opcode, true).format(&mut theirs).unwrap();
+            append(&mut ours, Kind::Text, &payload);
+            append_with(&mut written, Kind::Text, |out| out.extend_from_slice(&payload));
+            assert_eq!((&ours[6..], &written[6..]), (&theirs[..], &theirs[..]), "{length}");
+        }
     }
 }

@@ -59,6 +59,7 @@ pub(crate) struct Hub<A: App> {
     waiting: Vec<(usize, u64)>,
     /// Memory in unfinished messages and waiting output, in bytes.
     held: usize,
+    first_id: u64,
     next_id: u64,
     now_ms: u64,
     store_ok: bool,
@@ -85,6 +86,7 @@ enum End {
 impl<A: App> Hub<A> {
     pub(crate) fn new(app: A, settings: Settings, metrics: Metrics, backplane: Embedded) -> io::Result<Hub<A>> {
         metrics.gauge(Gauge::StoreOk, 1);
+        let first_id = fastrand::u64(..);
         Ok(Hub {
             app,
             settings,
@@ -103,7 +105,8 @@ impl<A: App> Hub<A> {
             deadlines: Vec::new(),
             waiting: Vec::new(),
             held: 0,
-            next_id: fastrand::u64(..),
+            first_id,
+            next_id: first_id,
             now_ms: monotonic_ms(),
             store_ok: true,
         })
@@ -112,6 +115,11 @@ impl<A: App> Hub<A> {
     /// The inner epoll: readable when a connection is ready.
     pub(crate) fn epoll(&self) -> BorrowedFd<'_> {
         self.poll.registry().as_fd()
+    }
+
+    /// WebSockets opened so far, in this process.
+    pub(crate) fn opened(&self) -> u64 {
+        self.next_id.wrapping_sub(self.first_id)
     }
 
     /// Whether the backplane's last commit succeeded.

@@ -23,6 +23,7 @@ mod heartbeat;
 mod http;
 mod hub;
 mod listing;
+mod memory;
 mod metrics;
 mod readable;
 mod rooms;

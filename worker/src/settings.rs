@@ -49,7 +49,7 @@ pub struct Limits {
     pub max_buffer_memory: usize,
     /// How long a client may take for the head of its request, and an idle HTTP connection may stay.
     pub handshake_timeout: Duration,
-    /// HTTP connections open at once; over it the oldest is dropped.
+    /// HTTP connections open at once; over it the oldest is dropped, once it is older than a second.
     pub max_handshakes: usize,
     /// How long a client may leave output untaken before it is closed 1008.
     pub write_timeout: Duration,
@@ -71,7 +71,7 @@ impl Default for Limits {
             max_output: 256 * 1024,
             max_buffer_memory: 64 * 1024 * 1024,
             handshake_timeout: Duration::from_secs(10),
-            max_handshakes: 1024,
+            max_handshakes: 4096,
             write_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             user_timeout: Duration::from_secs(60),

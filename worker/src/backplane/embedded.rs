@@ -110,8 +110,10 @@ impl Embedded {
         let CommitOrAbort::Commit([sessions, meta, log, peers]) = tables else {
             return Err(heed::Error::Mdb(MdbError::BadTxn).into());
         };
-        let bus = Bus::open(&env, log, peers, dir)?;
-        Ok(Embedded { env, sessions, meta, bus, options, data, allocated, board, slot, membership })
+        let bus = Bus::open(log, peers, dir)?;
+        let mut opened = Embedded { env, sessions, meta, bus, options, data, allocated, board, slot, membership };
+        opened.write(1, 0, |txn, tables| tables.bus.join(txn))?;
+        Ok(opened)
     }
 
     /// The socket that becomes readable when another worker has published.
@@ -120,9 +122,9 @@ impl Embedded {
     }
 
     /// Leaves the store. The last one to leave writes everything to disk first, and says so for the next start.
-    pub(crate) fn close(self) -> Result<(), BackplaneError> {
-        let Embedded { env, bus, membership, .. } = self;
-        bus.close(&env)?;
+    pub(crate) fn close(mut self) -> Result<(), BackplaneError> {
+        self.write(1, 0, |txn, tables| tables.bus.forget(txn, tables.bus.name()))?;
+        let Embedded { env, membership, .. } = self;
         let io = |source| BackplaneError::Io { what: "leaving the store".into(), source };
         if let Some(last) = membership.leave_as_last().map_err(io)? {
             last.mark_clean().map_err(io)?;
@@ -137,7 +139,7 @@ impl Embedded {
         &mut self,
         changes: usize,
         bytes: usize,
-        act: impl FnOnce(&mut RwTxn<'_>, &Tables<'_>) -> Result<T, BackplaneError>,
+        act: impl FnOnce(&mut RwTxn<'_>, &mut Tables<'_>) -> Result<T, BackplaneError>,
     ) -> Result<T, BackplaneError> {
         let row = self.board.row(self.slot);
         let pages = PAGES_PER_COMMIT + PAGES_PER_CHANGE * changes as u64 + (bytes as u64).div_ceil(PAGE);
@@ -147,8 +149,8 @@ impl Embedded {
             row.set_store_phase(StorePhase::Holding, monotonic_ms());
             // Under the lock: nobody else extends the used part of the file meanwhile.
             self.allocated = reserve(&self.env, &self.data, &self.options, self.allocated, pages * PAGE)?;
-            let tables = Tables { sessions: self.sessions, meta: self.meta, bus: &self.bus };
-            let value = act(&mut txn, &tables)?;
+            let mut tables = Tables { sessions: self.sessions, meta: self.meta, bus: &mut self.bus };
+            let value = act(&mut txn, &mut tables)?;
             txn.commit()?;
             Ok(value)
         })();
@@ -164,7 +166,7 @@ impl Embedded {
 struct Tables<'a> {
     sessions: Table,
     meta: Table,
-    bus: &'a Bus,
+    bus: &'a mut Bus,
 }
 
 impl Backplane for Embedded {
@@ -191,7 +193,10 @@ impl Backplane for Embedded {
             tables.bus.append(txn, publications)
         })?;
         if !batch.publications.is_empty() {
-            self.bus.wake_others(&self.env)?;
+            let gone = self.bus.wake_others(&self.env)?;
+            if !gone.is_empty() {
+                self.write(gone.len(), 0, |txn, tables| gone.iter().try_for_each(|name| tables.bus.forget(txn, name)))?;
+            }
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The engine against the RFC's examples and against tungstenite.
 
 use proptest::prelude::*;
-use tungstenite::protocol::frame::Frame;
+use std::io::Cursor;
+use tungstenite::protocol::frame::{Frame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::*;
@@ -230,6 +231,23 @@ proptest! {
         prop_assert_eq!(whole, cut);
         // A violation deep in a frame may be seen before a cut stream's earlier one; the verdict is the same.
         prop_assert_eq!(whole_end.is_err(), cut_end.is_err());
+    }
+
+    #[test]
+    fn headers_are_read_as_tungstenite_reads_them(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+        let theirs = FrameHeader::parse(&mut Cursor::new(&bytes));
+        match parse(&bytes) {
+            Ok(Some((frame, length))) => {
+                let mut cursor = Cursor::new(&bytes);
+                let (header, payload) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
+                prop_assert_eq!((header.opcode, header.is_final), (frame.opcode.into(), frame.last));
+                prop_assert_eq!((header.mask, payload), (Some(frame.mask), frame.left));
+                prop_assert_eq!(cursor.position(), length as u64);
+            }
+            Ok(None) => prop_assert!(matches!(theirs, Ok(None))),
+            // It is stricter: reserved bits, masks, lengths, control frames.
+            Err(_) => {}
+        }
     }
 
     #[test]

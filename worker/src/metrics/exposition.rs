@@ -63,7 +63,7 @@ impl Snapshot {
     fn histogram(&self, encoder: &mut DescriptorEncoder<'_>, histogram: &Histogram) -> std::fmt::Result {
         let cells = &self.counters[histogram.first..][..histogram.bounds.len() + 2];
         let (buckets, sum) = cells.split_at(cells.len() - 1);
-        let bounds = histogram.bounds.iter().map(|nanos| *nanos as f64 * 1e-9).chain([f64::MAX]);
+        let bounds = histogram.bounds.iter().map(|nanos| *nanos as f64 * 1e-9).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
         let count = buckets.iter().map(|(_, n)| n).sum();
         encoder

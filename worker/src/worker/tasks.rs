@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::frame::{self, Kind};
 use crate::heartbeat::{Beat, Beats, rfc3339, wall_ms};
 use crate::hub::Audience;
+use crate::memory::Trimmer;
 use crate::metrics::{Gauge, Single};
 use crate::readable::Readable;
 
@@ -125,7 +126,7 @@ async fn fan_out<A: App>(shared: &Rc<Shared<A>>, kind: Kind, payload: &[u8], aud
 
 /// Once a second: shows that the loop turns, looks at deadlines, tends the store.
 async fn seconds<A: App>(shared: Rc<Shared<A>>) {
-    let mut dropped = 0;
+    let (mut dropped, trimmer) = (0, Trimmer::default());
     loop {
         {
             let mut hub = shared.hub.borrow_mut();
@@ -133,6 +134,9 @@ async fn seconds<A: App>(shared: Rc<Shared<A>>) {
             hub.look_at_deadlines(monotonic_ms());
             let lost = (shared.log_lines_dropped)();
             hub.metrics.add(Single::LogDropped, lost - std::mem::replace(&mut dropped, lost));
+            if shared.handshakes.len() == 0 {
+                trimmer.look(hub.opened());
+            }
             hub.metrics.gauge(Gauge::Handshakes, shared.handshakes.len() as u64);
             if let Err(error) = hub.backplane.sweep() {
                 tracing::warn!(%error, "expired sessions were not swept");

@@ -33,7 +33,7 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    pub(super) fn open(env: &Env<WithoutTls>, log: Table, peers: Table, dir: &Path) -> Result<Bus, BackplaneError> {
+    pub(super) fn open(log: Table, peers: Table, dir: &Path) -> Result<Bus, BackplaneError> {
         let io = |source| BackplaneError::Io { what: "binding the wake-up socket".into(), source };
         let meta = std::fs::metadata(dir).map_err(io)?;
         // Abstract (unix(7)): it goes with the process and leaves no file. Named after the directory, which is what
@@ -42,11 +42,7 @@ impl Bus {
         let address = SocketAddr::from_abstract_name(&name).map_err(io)?;
         let socket = UnixDatagram::bind_addr(&address).map_err(io)?;
         socket.set_nonblocking(true).map_err(io)?;
-        let mut txn = env.write_txn()?;
-        peers.put(&mut txn, &name, &[])?;
-        let taken = last(log, &txn)?;
-        txn.commit()?;
-        Ok(Bus { log, peers, socket, name, taken })
+        Ok(Bus { log, peers, socket, name, taken: 0 })
     }
 
     pub(super) fn wake_up(&self) -> &UnixDatagram {
@@ -78,8 +74,8 @@ impl Bus {
         Ok(())
     }
 
-    /// Wakes every other worker; those that are gone are forgotten.
-    pub(super) fn wake_others(&self, env: &Env<WithoutTls>) -> Result<(), BackplaneError> {
+    /// Wakes every other worker. Returns those that are gone, to be forgotten.
+    pub(super) fn wake_others(&self, env: &Env<WithoutTls>) -> Result<Vec<Vec<u8>>, BackplaneError> {
         let mut gone = Vec::new();
         let txn = env.read_txn()?;
         for entry in self.peers.iter(&txn)? {
@@ -93,15 +89,25 @@ impl Bus {
                 Ok(_) | Err(_) => {}
             }
         }
-        drop(txn);
-        if !gone.is_empty() {
-            let mut txn = env.write_txn()?;
-            for name in gone {
-                self.peers.delete(&mut txn, &name)?;
-            }
-            txn.commit()?;
-        }
+        Ok(gone)
+    }
+
+    /// Forgets a worker.
+    pub(super) fn forget(&self, txn: &mut RwTxn<'_>, name: &[u8]) -> Result<(), BackplaneError> {
+        self.peers.delete(txn, name)?;
         Ok(())
+    }
+
+    /// Has others wake this worker from now on; what was published before is not taken.
+    pub(super) fn join(&mut self, txn: &mut RwTxn<'_>) -> Result<(), BackplaneError> {
+        self.peers.put(txn, &self.name, &[])?;
+        self.taken = last(self.log, txn)?;
+        Ok(())
+    }
+
+    /// The name under which others know this worker.
+    pub(super) fn name(&self) -> &[u8] {
+        &self.name
     }
 
     pub(super) fn read(&mut self, env: &Env<WithoutTls>) -> Result<(Vec<Publication>, u64), BackplaneError> {
@@ -119,12 +125,6 @@ impl Bus {
             found.extend(decode(value));
         }
         Ok((found, missed))
-    }
-
-    pub(super) fn close(self, env: &Env<WithoutTls>) -> Result<(), BackplaneError> {
-        let mut txn = env.write_txn()?;
-        self.peers.delete(&mut txn, &self.name)?;
-        Ok(txn.commit()?)
     }
 }
 
