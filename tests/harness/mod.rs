@@ -3,12 +3,19 @@
 //! Nothing here sleeps for a time and hopes: every wait is for an event, with a deadline that only a real fault reaches.
 
 pub mod client;
+pub mod example;
 pub mod http;
+pub mod procfs;
+pub mod runners;
 pub mod service;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 pub use client::Client;
+pub use runners::Runners;
 pub use service::Service;
 
 /// How long anything may take that should happen soon. Wide, since a test machine may be busy with other tests.
@@ -21,6 +28,19 @@ pub fn is_root() -> bool {
         eprintln!("left out: this test needs root");
     }
     root
+}
+
+/// A loopback address that no other test uses, with a free port: a port there stays free between two starts, as none of
+/// the clients on 127.0.0.1 can get it for its own end.
+pub fn private_address() -> SocketAddr {
+    let [a, b, c, _] = uuid::Uuid::new_v4().into_bytes()[..4].try_into().expect("four bytes");
+    SocketAddr::from((Ipv4Addr::new(127, a, b, c.clamp(2, 250)), 0))
+}
+
+/// Lets this process have as many descriptors as it may.
+pub fn raise_descriptor_limit() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
 }
 
 /// Looks until there is something, at most for [`SOON`]; panics with `what` otherwise.

@@ -42,11 +42,6 @@ pub fn baton() -> PathBuf {
     env!("CARGO_BIN_EXE_baton").into()
 }
 
-/// An example of this package, built with the tests.
-pub fn example(name: &str) -> PathBuf {
-    baton().parent().expect("a directory").join("examples").join(name)
-}
-
 impl Builder {
     /// `baton run` on a free port, logging at info, heartbeat far away.
     pub fn new() -> Builder {
@@ -75,6 +70,14 @@ impl Builder {
             self.args.drain(at..at + 2);
         }
         self.args.extend([flag.to_owned(), value.to_string()]);
+        self
+    }
+
+    /// Without a flag that [`Builder::new`] gives.
+    pub fn without(mut self, flag: &str) -> Builder {
+        if let Some(at) = self.args.iter().position(|arg| arg == flag) {
+            self.args.drain(at..at + 2);
+        }
         self
     }
 
@@ -121,7 +124,9 @@ impl Builder {
             .arg(self.dir.path().join("run"))
             .arg("--state-dir")
             .arg(state)
-            .args(&self.args)
+            .args(&self.args);
+        forget_settings(&mut command);
+        command
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -178,8 +183,14 @@ impl Builder {
     }
 }
 
+/// Standard error, and the files in `logs` if that is the log directory.
 fn log_of(dir: &TempDir) -> String {
-    fs::read_to_string(dir.path().join("log")).unwrap_or_default()
+    let mut log = fs::read_to_string(dir.path().join("log")).unwrap_or_default();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(dir.path().join("logs")).into_iter().flatten().filter_map(|file| Some(file.ok()?.path())).collect();
+    files.sort();
+    log.extend(files.iter().filter_map(|file| fs::read_to_string(file).ok()));
+    log
 }
 
 /// A copy of a program in a directory, that any user may run there.
@@ -188,6 +199,18 @@ pub fn open_to_all(program: &Path, dir: &Path) -> PathBuf {
     let copy = dir.join(program.file_name().expect("a program"));
     fs::copy(program, &copy).expect("room for a copy");
     copy
+}
+
+/// What the environment and the machine say about baton is not what a test says.
+pub fn forget_settings(command: &mut Command) {
+    const OURS: [&str; 6] = ["DEBUG", "REDIS_URL", "RUNTIME_DIRECTORY", "SECRET_KEY", "STATE_DIRECTORY", "WS_BASE_URL"];
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("BATON_") || OURS.contains(&name)) {
+            command.env_remove(name);
+        }
+    }
+    // Instead of the machine's own file.
+    command.env("BATON_CONFIG", "/dev/null");
 }
 
 /// A test that panics or is killed leaves nothing behind: the kernel ends the child with the thread that began it.
