@@ -1,10 +1,12 @@
 //! WebSocket clients: tokio-tungstenite, and raw sockets for what a library would not do.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
@@ -64,6 +66,12 @@ impl Client {
         json["count"].as_u64().unwrap_or_else(|| panic!("no count: {json}"))
     }
 
+    /// Closes, and waits for the server's answer.
+    pub async fn leave(mut self) {
+        self.socket.close(None).await.expect("the connection is open");
+        while self.next().await.is_ok() {}
+    }
+
     /// Reads on to the close, and answers it.
     pub async fn close(&mut self) -> Option<CloseFrame> {
         loop {
@@ -83,6 +91,17 @@ impl Client {
 pub struct Raw {
     /// The socket, after the handshake.
     pub stream: TcpStream,
+}
+
+/// Why a raw client got no WebSocket.
+#[derive(Debug)]
+pub enum Refused {
+    /// Nobody listens.
+    Connect(io::Error),
+    /// The connection ended before there was an answer.
+    Lost(io::Error),
+    /// The answer is not 101.
+    Http(String),
 }
 
 /// The handshake of a raw client.
@@ -115,18 +134,43 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 impl Raw {
     /// Connects and completes the handshake; `early` goes in the same write.
-    pub async fn connect(address: std::net::SocketAddr, path: &str, early: &[u8]) -> Raw {
-        let mut stream = TcpStream::connect(address).await.expect("a connection");
-        stream.set_nodelay(true).expect("TCP");
+    pub async fn connect(address: SocketAddr, path: &str, early: &[u8]) -> Raw {
+        Raw::try_connect(address, path, early).await.unwrap_or_else(|refused| panic!("{refused:?}"))
+    }
+
+    /// As [`Raw::connect`]; says what went wrong.
+    pub async fn try_connect(address: SocketAddr, path: &str, early: &[u8]) -> Result<Raw, Refused> {
+        let stream = soon(TcpStream::connect(address)).await.map_err(Refused::Connect)?;
+        let mut raw = Raw { stream };
+        let head = soon(raw.shake_hands(path, early)).await.map_err(Refused::Lost)?;
+        if head.starts_with("HTTP/1.1 101") { Ok(raw) } else { Err(Refused::Http(head)) }
+    }
+
+    /// The head of the answer to the handshake.
+    async fn shake_hands(&mut self, path: &str, early: &[u8]) -> io::Result<String> {
+        self.stream.set_nodelay(true)?;
         let mut bytes = handshake(path).into_bytes();
         bytes.extend(early);
-        stream.write_all(&bytes).await.expect("the handshake is sent");
-        let mut head = Vec::new();
+        self.stream.write_all(&bytes).await?;
+        self.head().await
+    }
+
+    /// The head of an HTTP answer.
+    pub async fn head(&mut self) -> io::Result<String> {
+        let (mut head, mut seen) = (Vec::new(), [0; 1024]);
+        // What is behind the head is left in the socket.
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(timeout(SOON, stream.read_u8()).await.expect("an answer").expect("an answer"));
+            let n = self.stream.peek(&mut seen).await?;
+            let before = head.len();
+            head.extend(&seen[..n]);
+            let end = head.windows(4).position(|window| window == b"\r\n\r\n").map_or(head.len(), |at| at + 4);
+            head.truncate(end);
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.stream.read_exact(&mut seen[..end - before]).await?;
         }
-        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-        Raw { stream }
+        Ok(String::from_utf8_lossy(&head).into_owned())
     }
 
     /// Sends bytes.
@@ -136,18 +180,7 @@ impl Raw {
 
     /// The next frame: its first byte and payload. `None`: the end of the stream, also by a reset.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let read = async {
-            let first = self.stream.read_u8().await.ok()?;
-            let length = match self.stream.read_u8().await.ok()? {
-                126 => self.stream.read_u16().await.ok()?.into(),
-                127 => self.stream.read_u64().await.ok()?,
-                short => short.into(),
-            };
-            let mut payload = vec![0; length as usize];
-            self.stream.read_exact(&mut payload).await.ok()?;
-            Some((first, payload))
-        };
-        timeout(SOON, read).await.expect("a frame, or the end")
+        soon(read_frame(&mut self.stream)).await
     }
 
     /// Reads on to the close frame: its code and reason.
@@ -163,6 +196,19 @@ impl Raw {
             }
         }
     }
+}
+
+/// The next frame of a server: its first byte and payload. `None`: the end of the stream, also by a reset.
+pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, Vec<u8>)> {
+    let first = stream.read_u8().await.ok()?;
+    let length = match stream.read_u8().await.ok()? {
+        126 => stream.read_u16().await.ok()?.into(),
+        127 => stream.read_u64().await.ok()?,
+        short => short.into(),
+    };
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((first, payload))
 }
 
 /// Awaits `future` within [`SOON`].
