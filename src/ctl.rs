@@ -17,12 +17,14 @@ use clap::{CommandFactory, Parser};
 use crate::config::{Environment, Sources, VERSION, runtime_directories};
 
 mod client;
+mod interrupt;
 mod page;
 mod shell;
 mod table;
 mod verbs;
 
 use client::{Client, Error};
+use interrupt::{Interrupts, Pause};
 use verbs::Verb;
 
 /// How often `tail --follow` looks for new lines.
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         color: arguments.color,
         json: arguments.json,
         colors: io::stdout().is_terminal() && !no_color,
+        interactive: false,
         slots: Rc::default(),
         answered: None,
     };
@@ -100,6 +103,8 @@ struct Session {
     color: Option<String>,
     json: bool,
     colors: bool,
+    /// An operator types commands: Ctrl-C ends one of them, not all.
+    interactive: bool,
     /// As many slots as were last heard of, for completion.
     slots: Rc<Cell<u16>>,
     /// The color that answered last, for the prompt. Not kept to: after a deploy it may be another.
@@ -160,6 +165,7 @@ impl Session {
     fn tail(&mut self, follow: bool, lines: usize, slot: Option<Slot>) -> Result<(), Error> {
         let json = self.json;
         let mut client = self.connect()?;
+        let interrupts = if follow && self.interactive { Interrupts::catch().ok() } else { None };
         let mut from = None;
         loop {
             let output = client.ask(Command::Tail { slot, from }, |line, _| if json { print(line) } else { Ok(()) })?;
@@ -177,7 +183,13 @@ impl Session {
                 return Ok(());
             }
             from = Some(next);
-            thread::sleep(FOLLOW_INTERVAL);
+            match &interrupts {
+                None => thread::sleep(FOLLOW_INTERVAL),
+                Some(interrupts) => match interrupts.pause(FOLLOW_INTERVAL) {
+                    Ok(Pause::Over) => {}
+                    Ok(Pause::Interrupted) | Err(_) => return Ok(()),
+                },
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn render(output: &Output, order: Order, colors: bool) -> String {
         Output::Connections { total, rows } => connections(*total, rows, order, colors),
         Output::Reached { connections, workers } => {
             let (s, w) = (plural(*connections), plural(u64::from(*workers)));
-            format!("reached {connections} connection{s} on {workers} worker{w}\n")
+            format!("reached {connections} connection{s}; {workers} worker{w} answered\n")
         }
         Output::Version { version, control, protocol } => {
             format!("batonctl    {VERSION}\nsupervisor  {version} (control {control}, protocol {protocol})\n")

@@ -66,8 +66,9 @@ pub(super) fn interactive(session: &mut Session, environment: &Environment) -> E
             return Exit::Failed;
         }
     };
+    session.interactive = true;
     editor.set_helper(Some(Prompt { slots: Rc::clone(&session.slots) }));
-    let history = history_file(environment);
+    let mut history = history_file(environment);
     if let Some(path) = &history {
         // The first time there is none.
         let _ = editor.load_history(path);
@@ -80,6 +81,11 @@ pub(super) fn interactive(session: &mut Session, environment: &Environment) -> E
             Ok(line) => {
                 // It fails only where there is no history to keep.
                 let _ = editor.add_history_entry(line.trim());
+                // At once: a terminal may be closed in the middle of a command.
+                if let Some(Err(error)) = history.as_ref().map(|path| editor.append_history(path)) {
+                    eprintln!("batonctl: cannot keep the history: {error}");
+                    history = None;
+                }
                 if matches!(run(session, &line), Asked::Leave) {
                     break;
                 }
@@ -91,9 +97,6 @@ pub(super) fn interactive(session: &mut Session, environment: &Environment) -> E
                 return Exit::Failed;
             }
         }
-    }
-    if let Some(Err(error)) = history.map(|path| editor.save_history(&path)) {
-        eprintln!("batonctl: cannot keep the history: {error}");
     }
     Exit::Ok
 }

@@ -47,7 +47,8 @@ impl Supervisor<'_> {
                 self.ask(client, Question::Connections { order, limit }, gathered).map(|()| None)
             }
             Command::Disconnect { session } => {
-                self.ask(client, Question::Disconnect { session }, Gathered::Reached(0)).map(|()| None)
+                let gathered = Gathered::Closed { session: session.clone(), connections: 0 };
+                self.ask(client, Question::Disconnect { session }, gathered).map(|()| None)
             }
             Command::Broadcast { message } => {
                 let question = Question::Broadcast { text: message.to_string() };
@@ -256,7 +257,7 @@ impl Supervisor<'_> {
         let over: Vec<Inquiry> = self.inquiries.extract_if(.., |inquiry| inquiry.is_over(now)).collect();
         for inquiry in over {
             let client = inquiry.client;
-            self.reply(Some(client), Reply::Done { output: inquiry.output() });
+            self.reply(Some(client), inquiry.reply());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use baton_ipc::Slot as SlotId;
-use baton_ipc::control::{ConnectionRow, Order, Output};
+use baton_ipc::control::{ConnectionRow, ErrorCode, Order, Output, Reply};
 use baton_ipc::messages::Answer;
 
 use crate::control::ClientId;
@@ -34,8 +34,10 @@ pub(crate) struct Inquiry {
 pub(crate) enum Gathered {
     /// For `connections`.
     Rows { order: Order, limit: usize, total: u64, rows: Vec<ConnectionRow> },
-    /// For `disconnect` and `broadcast`.
+    /// For `broadcast`.
     Reached(u64),
+    /// For `disconnect`.
+    Closed { session: String, connections: u64 },
 }
 
 impl Inquiry {
@@ -55,11 +57,12 @@ impl Inquiry {
                 rows.extend(more);
                 self.workers += 1;
             }
-            (Gathered::Reached(sum), Answer::Reached(theirs)) => {
+            (Gathered::Reached(sum) | Gathered::Closed { connections: sum, .. }, Answer::Reached(theirs)) => {
                 *sum += theirs;
                 self.workers += 1;
             }
-            (Gathered::Rows { .. }, Answer::Reached(_)) | (Gathered::Reached(_), Answer::Connections { .. }) => {
+            (Gathered::Rows { .. }, Answer::Reached(_))
+            | (Gathered::Reached(_) | Gathered::Closed { .. }, Answer::Connections { .. }) => {
                 tracing::warn!(slot, "a worker has answered another question than it was asked");
             }
         }
@@ -76,8 +79,14 @@ impl Inquiry {
     }
 
     /// The answer.
-    pub(crate) fn output(self) -> Output {
-        match self.gathered {
+    pub(crate) fn reply(self) -> Reply {
+        let silent = self.waiting.len();
+        let output = match self.gathered {
+            Gathered::Closed { session, connections: 0 } => {
+                let unknown = if silent > 0 { format!("; {silent} workers did not answer") } else { String::new() };
+                let message = format!("no connection has the session {session}{unknown}");
+                return Reply::Error { code: ErrorCode::NotFound, message };
+            }
             Gathered::Rows { order, limit, total, mut rows } => {
                 rows.sort_by(|a, b| match order {
                     Order::Oldest => b.age_seconds.total_cmp(&a.age_seconds),
@@ -87,8 +96,11 @@ impl Inquiry {
                 rows.truncate(limit);
                 Output::Connections { total, rows }
             }
-            Gathered::Reached(connections) => Output::Reached { connections, workers: self.workers },
-        }
+            Gathered::Reached(connections) | Gathered::Closed { connections, .. } => {
+                Output::Reached { connections, workers: self.workers }
+            }
+        };
+        Reply::Done { output }
     }
 }
 
@@ -116,7 +128,7 @@ mod tests {
         assert!(!inquiry.is_over(now));
         inquiry.forget(1);
         assert!(inquiry.is_over(now));
-        let Output::Connections { total, rows } = inquiry.output() else { panic!("not rows") };
+        let Reply::Done { output: Output::Connections { total, rows } } = inquiry.reply() else { panic!("not rows") };
         assert_eq!((total, rows.iter().map(|row| row.messages).collect::<Vec<_>>()), (14, vec![7, 5]));
     }
 
@@ -127,6 +139,17 @@ mod tests {
         inquiry.hear(1, Answer::Reached(3));
         inquiry.hear(2, Answer::Connections { total: 1, rows: vec![] });
         assert!(!inquiry.is_over(now) && inquiry.is_over(now + PATIENCE));
-        assert_eq!(inquiry.output(), Output::Reached { connections: 3, workers: 1 });
+        let output = Output::Reached { connections: 3, workers: 1 };
+        assert_eq!(inquiry.reply(), Reply::Done { output });
+    }
+
+    #[test]
+    fn a_session_that_nobody_has_is_not_found() {
+        let now = Instant::now();
+        let gathered = Gathered::Closed { session: "abc".into(), connections: 0 };
+        let mut inquiry = Inquiry::new(1, 1, BTreeSet::from([0]), gathered, now);
+        inquiry.hear(0, Answer::Reached(0));
+        let message = "no connection has the session abc".to_owned();
+        assert_eq!(inquiry.reply(), Reply::Error { code: ErrorCode::NotFound, message });
     }
 }

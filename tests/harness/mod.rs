@@ -8,6 +8,7 @@ pub mod http;
 pub mod procfs;
 pub mod runners;
 pub mod service;
+pub mod terminal;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
