@@ -1,8 +1,10 @@
-//! The plainest HTTP client: one request, read to the end.
+//! The plainest HTTP client: what is sent is the caller's affair.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+use super::SOON;
 
 /// An answer.
 #[derive(Debug)]
@@ -42,6 +44,67 @@ pub fn request(address: SocketAddr, text: &str) -> io::Result<Answer> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::other("no HTTP answer"))
+}
+
+/// A connection that stays open between requests.
+pub struct Http(BufReader<TcpStream>);
+
+impl Http {
+    /// Connects.
+    #[track_caller]
+    pub fn connect(address: SocketAddr) -> Http {
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("a connection");
+        stream.set_read_timeout(Some(SOON)).expect("a socket");
+        Http(BufReader::new(stream))
+    }
+
+    /// Sends bytes.
+    #[track_caller]
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.get_mut().write_all(bytes.as_ref()).expect("the connection is open");
+    }
+
+    /// The head of the next answer, and nothing behind it: for `HEAD` and 101.
+    #[track_caller]
+    pub fn head(&mut self) -> Answer {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(self.0.read_line(&mut head).expect("an answer"), 0, "the end instead of an answer: {head:?}");
+        }
+        parse(&head).unwrap_or_else(|| panic!("not HTTP: {head:?}"))
+    }
+
+    /// The next answer, its body as long as it says.
+    #[track_caller]
+    pub fn answer(&mut self) -> Answer {
+        let mut answer = self.head();
+        let length = answer.header("content-length").expect("a length").parse().expect("a number");
+        answer.body = self.body(length);
+        answer
+    }
+
+    /// So many bytes of text.
+    #[track_caller]
+    pub fn body(&mut self, length: usize) -> String {
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).expect("the body");
+        String::from_utf8(body).expect("UTF-8")
+    }
+
+    /// Sends a request and waits for its answer.
+    #[track_caller]
+    pub fn ask(&mut self, request: impl AsRef<[u8]>) -> Answer {
+        self.send(request);
+        self.answer()
+    }
+
+    /// Waits for the server to end the connection, and says what came before.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // A reset is an end too.
+        let _ = self.0.read_to_end(&mut rest);
+        rest
+    }
 }
 
 fn parse(text: &str) -> Option<Answer> {

@@ -9,7 +9,9 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use baton_ipc::control::{Output as Answer, Reply, Status};
+use baton_ipc::Slot;
+use baton_ipc::control::{ConnectionRow, Output as Answer, Reply, Status};
+use baton_ipc::scoreboard::State;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -186,8 +188,11 @@ impl Builder {
 /// Standard error, and the files in `logs` if that is the log directory.
 fn log_of(dir: &TempDir) -> String {
     let mut log = fs::read_to_string(dir.path().join("log")).unwrap_or_default();
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(dir.path().join("logs")).into_iter().flatten().filter_map(|file| Some(file.ok()?.path())).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(dir.path().join("logs"))
+        .into_iter()
+        .flatten()
+        .filter_map(|file| Some(file.ok()?.path()))
+        .collect();
     files.sort();
     log.extend(files.iter().filter_map(|file| fs::read_to_string(file).ok()));
     log
@@ -272,15 +277,52 @@ impl Service {
         command.output().expect("batonctl runs")
     }
 
-    /// `batonctl status`, parsed.
+    /// What `batonctl --json` answers.
     #[track_caller]
-    pub fn status(&self) -> Status {
-        let output = self.ctl(&["--json", "status"]);
+    pub fn ask(&self, args: &[&str]) -> Answer {
+        let output = self.ctl(&[&["--json"], args].concat());
         let text = String::from_utf8_lossy(&output.stdout);
         let reply: Reply = serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         match reply {
-            Reply::Done { output: Answer::Status(status) } => *status,
+            Reply::Done { output } => output,
+            other => panic!("batonctl {args:?}: {other:?}"),
+        }
+    }
+
+    /// `batonctl status`.
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        match self.ask(&["status"]) {
+            Answer::Status(status) => *status,
             other => panic!("no status: {other:?}"),
+        }
+    }
+
+    /// Pid of the worker that serves in a slot.
+    #[track_caller]
+    pub fn worker_in(&self, slot: Slot) -> Option<Pid> {
+        let slots = self.status().slots;
+        let row = slots.into_iter().find(|row| row.slot == slot && row.state == State::Serving)?;
+        row.pid.map(|pid| Pid::from_raw(pid as i32))
+    }
+
+    /// `batonctl connections`: the 300 oldest.
+    #[track_caller]
+    pub fn connections(&self) -> Vec<ConnectionRow> {
+        match self.ask(&["connections", "--limit", "300"]) {
+            Answer::Connections { rows, .. } => rows,
+            other => panic!("no connections: {other:?}"),
+        }
+    }
+
+    /// The slot that serves the one connection of a session.
+    #[track_caller]
+    pub fn slot_of(&self, session: &str) -> Slot {
+        let rows = self.connections();
+        let slots: Vec<Slot> = rows.iter().filter(|row| row.session_uuid == session).map(|row| row.slot).collect();
+        match slots[..] {
+            [slot] => slot,
+            _ => panic!("{session} has connections in {slots:?}"),
         }
     }
 
