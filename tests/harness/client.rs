@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -35,6 +36,12 @@ impl Client {
     #[track_caller]
     pub async fn connect(url: &str) -> Client {
         Client::try_connect(url).await.expect("a WebSocket")
+    }
+
+    /// Connects several, each with a session of its own.
+    #[track_caller]
+    pub async fn connect_several(n: usize, url: &str) -> Vec<Client> {
+        join_all((0..n).map(|_| Client::connect(url))).await
     }
 
     /// The token of the session.

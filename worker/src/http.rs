@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -96,6 +96,9 @@ where
     A: App,
     S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    if !names_its_host(request) {
+        return error::error(StatusCode::BAD_REQUEST, "bad_request", "HTTP/1.1 requires exactly one Host field");
+    }
     let path = request.uri().path();
     let page: fn(&Shared<A>) -> Response = match path {
         "/ws/chat/" => {
@@ -119,6 +122,11 @@ where
         Method::GET | Method::HEAD => page(shared),
         _ => error::method_not_allowed("GET, HEAD"),
     }
+}
+
+/// HTTP/1.1 requires exactly one `Host`, and a server to say so (RFC 9112 section 3.2).
+fn names_its_host(request: &Request<Incoming>) -> bool {
+    request.version() < Version::HTTP_11 || request.headers().get_all(header::HOST).iter().count() == 1
 }
 
 /// The client's own, if it is one that may stand in a log; else a new one.

@@ -14,7 +14,7 @@ async fn every_connection_on_every_worker_gets_the_same_beats_once() {
     let interval = Duration::from_secs(1);
     let service = Service::start(&[("--heartbeat-interval", "1s")]);
     let begun = SystemTime::now();
-    let mut clients = join_all((0..16).map(|_| async { Client::connect(&service.url()).await })).await;
+    let mut clients = Client::connect_several(16, &service.url()).await;
     let rows = eventually("16 connections", || Some(service.connections()).filter(|rows| rows.len() == clients.len()));
     let slots: BTreeSet<_> = rows.iter().map(|row| row.slot).collect();
     assert!(slots.len() > 1, "16 connections, all on one worker");
