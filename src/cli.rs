@@ -33,7 +33,7 @@ pub(crate) enum Completed {
 }
 
 const SOURCES: &str = "Flags win over environment variables (--drain-timeout: BATON_DRAIN_TIMEOUT), which win over the file\n\
-                       (drain-timeout = \"8s\"). Secrets are no flags: SECRET_KEY signs the admin cookie.\n\
+                       (drain-timeout = \"8s\"). Secrets are no flags.\n\
                        Durations: 500ms, 30s, 24h. Sizes: 64KiB, 1GiB. none: not set.";
 
 const PRINT_CONFIG: &str = "print-config";

@@ -104,8 +104,8 @@ pub(crate) const KEYS: &[Key] = &[
         c.worker.checkpoint_interval = duration(v, MS_100..=MINUTE)?;
         Ok(())
     })
-    .default("60s")
-    .help("How much a power loss may take back"),
+    .default("30s")
+    .help("How often the embedded store is copied to disk: what a power loss may take back"),
     Key::one("max-connections", Limits, "N", |c, v| {
         let most = optional(v, |text| number(text, 1..=10_000_000))?;
         c.worker.limits.max_connections = most.map(|most| most as usize);
@@ -152,8 +152,8 @@ pub(crate) const KEYS: &[Key] = &[
         c.worker.limits.max_handshakes = number(v, 1..=1_000_000)? as usize;
         Ok(())
     })
-    .default("1024")
-    .help("HTTP connections at once; over it the oldest is dropped"),
+    .default("4096")
+    .help("HTTP connections at once; over it the oldest is dropped, once it is a second old"),
     Key::one("write-timeout", Limits, "DURATION", |c, v| {
         c.worker.limits.write_timeout = duration(v, MS_100..=60 * MINUTE)?;
         Ok(())

@@ -58,7 +58,7 @@ fn the_defaults_are_the_documented_ones() {
         (seconds(8), seconds(30), seconds(5))
     );
     assert_eq!((worker.heartbeat_interval, worker.session_ttl), (seconds(30), seconds(24 * 3600)));
-    assert_eq!((worker.store_max_size, worker.checkpoint_interval), (1 << 30, seconds(60)));
+    assert_eq!((worker.store_max_size, worker.checkpoint_interval), (1 << 30, seconds(30)));
     assert_eq!((worker.retry_spread, worker.ws_base_url.as_str()), (seconds(5), "ws://localhost:8000"));
     assert_eq!(worker.limits, baton_worker::Limits::default());
     assert_eq!((supervisor.control_group, worker.allowed_origins.len()), (None, 0));

@@ -48,6 +48,13 @@ impl Handshakes {
         self.open.borrow().len()
     }
 
+    /// Ends them all, answered or not.
+    pub(crate) fn abort_all(&self) {
+        for (_, (_, task)) in std::mem::take(&mut *self.open.borrow_mut()) {
+            task.abort();
+        }
+    }
+
     /// Waits until there is room for one more, or the oldest has had its time and is dropped. A crowd of clients that
     /// never finish their requests thus pushes out its own. Returns whether one was dropped.
     async fn room(&self) -> bool {

@@ -66,7 +66,7 @@ labelled! {
 }
 labelled! {
     /// Answers to HTTP requests by status.
-    Requests { Success = "2xx", Upgrade = "101", Client = "4xx", Server = "5xx" }
+    Requests { Success = "2xx", Upgrade = "101", Redirect = "3xx", Client = "4xx", Server = "5xx" }
 }
 labelled! {
     /// Counters that stand alone.
@@ -223,9 +223,15 @@ impl Metrics {
         self.row().counter(CLOSES.first + by as usize).add(1);
     }
 
+    /// WebSockets closed so far because a worker drained.
+    pub(crate) fn drained(&self) -> u64 {
+        self.row().counter(CLOSES.first + Closes::Drained as usize).get()
+    }
+
     pub(crate) fn request(&self, status: u16) {
         let class = match status {
             101 => Requests::Upgrade,
+            300..400 => Requests::Redirect,
             400..500 => Requests::Client,
             500.. => Requests::Server,
             _ => Requests::Success,

@@ -34,6 +34,8 @@ pub(crate) struct Connection<S> {
     pub(crate) phase: Phase,
     /// Who ended it, once somebody has.
     pub(crate) ended_by: Closes,
+    /// The client named its session, so that there may be a record of it.
+    pub(crate) resumed: bool,
     /// Something arrived since the last ping.
     pub(crate) heard: bool,
     /// The second in which messages were last counted against the rate, and how many.

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use baton_ipc::scoreboard::{StorePhase, monotonic_ms};
 use baton_ipc::{Scoreboard, Slot};
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
 use super::{Backplane, BackplaneError};
 use crate::batch::{Batch, Publication};
@@ -71,6 +71,7 @@ pub(crate) struct Embedded {
     /// SIGBUS on a full disk.
     data: File,
     allocated: u64,
+    map_size: u64,
     board: Rc<Scoreboard>,
     slot: Slot,
     // Last: the others see us leave only after the environment is closed.
@@ -82,10 +83,13 @@ impl Embedded {
     pub(crate) fn open(options: Options, board: Rc<Scoreboard>, slot: Slot) -> Result<Embedded, BackplaneError> {
         let dir = &options.state_dir;
         let io = |what: &str, source| BackplaneError::Io { what: format!("{what} in {}", dir.display()), source };
+        // LMDB would make a new one, and count from nothing beside those who still use the old one.
+        let data = File::options().read(true).write(true).open(dir.join("data.mdb"));
+        let data = data.map_err(|e| io("the store is gone: opening data.mdb", e))?;
+        let mapped = data.metadata().map_err(|e| io("looking at data.mdb", e))?.len();
         let membership = store::join(dir).map_err(|e| io("joining the store's users", e))?;
         // LMDB cuts the file to the size of the map of whoever opens it, under everyone else's (SIGBUS): never below what
         // another generation, with another setting, has mapped.
-        let mapped = std::fs::metadata(dir.join("data.mdb")).map_or(0, |meta| meta.len());
         let map_size = options.max_size.max(mapped).next_multiple_of(PAGE);
         // SAFETY: the files belong to LMDB alone. `store::prepare` verified them before the first fork, and everyone
         // who opens them uses its lock file. NOSYNC is met by checkpoints.
@@ -99,10 +103,8 @@ impl Embedded {
                 .open(dir)?
         };
         env.clear_stale_readers()?;
-        let data = File::options().read(true).write(true).open(dir.join("data.mdb"));
-        let data = data.map_err(|e| io("opening data.mdb", e))?;
-        let allocated = reserve(&env, &data, &options, 0, PAGES_PER_COMMIT * PAGE)?;
         let txn = env.write_txn()?;
+        let allocated = reserve(&env, &data, &options, 0, map_size, PAGES_PER_COMMIT * PAGE)?;
         let tables = env.create_databases_and_commit(txn, |opener, txn| -> Result<_, heed::Error> {
             let mut table = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
             Ok(CommitOrAbort::<_, ()>::Commit([table("sessions")?, table("meta")?, table("bus")?, table("peers")?]))
@@ -110,10 +112,11 @@ impl Embedded {
         let CommitOrAbort::Commit([sessions, meta, log, peers]) = tables else {
             return Err(heed::Error::Mdb(MdbError::BadTxn).into());
         };
-        let bus = Bus::open(log, peers, dir)?;
-        let mut opened = Embedded { env, sessions, meta, bus, options, data, allocated, board, slot, membership };
-        opened.write(1, 0, |txn, tables| tables.bus.join(txn))?;
-        Ok(opened)
+        let bus = Bus::bind(log, peers, dir)?;
+        let mut embedded =
+            Embedded { env, sessions, meta, bus, options, data, allocated, map_size, board, slot, membership };
+        embedded.bus.taken = embedded.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.join(txn))?;
+        Ok(embedded)
     }
 
     /// The socket that becomes readable when another worker has published.
@@ -133,10 +136,19 @@ impl Embedded {
         Ok(())
     }
 
+    /// Strikes workers that are gone from the list of those to wake.
+    fn forget(&mut self, gone: &[Vec<u8>]) {
+        let forgotten = self.write(Aim::Upkeep, gone.len(), 0, |txn, tables| tables.bus.forget(txn, gone));
+        if let Err(error) = forgotten {
+            tracing::debug!(%error, "workers that are gone were not forgotten");
+        }
+    }
+
     /// Begins the one write transaction that all processes share, with disk space for `changes` records and `bytes` of
     /// other data behind it. The scoreboard shows who waits and who holds the lock.
     fn write<T>(
         &mut self,
+        aim: Aim,
         changes: usize,
         bytes: usize,
         act: impl FnOnce(&mut RwTxn<'_>, &mut Tables<'_>) -> Result<T, BackplaneError>,
@@ -160,6 +172,30 @@ impl Embedded {
             other => other,
         })
     }
+
+    /// Whether so many more pages are within the allowed size. Pages that expired sessions have left count as room:
+    /// LMDB never gives them back to the file, but uses them first.
+    fn has_room(&self, txn: &RoTxn<'_>, pages: u64) -> Result<bool, heed::Error> {
+        let allowed = self.options.max_size / PAGE;
+        if self.env.info().last_page_number as u64 + 1 + pages <= allowed {
+            return Ok(true);
+        }
+        let mut used = 0;
+        for table in [self.sessions, self.meta, self.bus.log, self.bus.peers] {
+            let stat = table.stat(txn)?;
+            used += (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64;
+        }
+        Ok(used + pages <= allowed)
+    }
+}
+
+/// What a transaction is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// It may make the store larger, up to its allowed size.
+    Growth,
+    /// It takes no lasting space, or gives some back: the store may be full, and what is left is for this.
+    Upkeep,
 }
 
 /// The tables, while a transaction is open.
@@ -176,7 +212,7 @@ impl Backplane for Embedded {
         let changes = batch.increments.len() + batch.touches.len() + 2 * batch.publications.len();
         let bytes = batch.publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum();
         let Batch { increments, publications, touches, .. } = batch;
-        self.write(changes, bytes, |txn, tables| {
+        self.write(Aim::Growth, changes, bytes, |txn, tables| {
             for increment in increments.iter_mut() {
                 let key = increment.token.key();
                 let stored = Record::get(tables.sessions, txn, key.as_ref(), expired_before)?;
@@ -216,21 +252,20 @@ impl Backplane for Embedded {
     }
 }
 
-/// Sees to it that `headroom` bytes after the used part of the data file have disk space behind them.
+/// Sees to it that `headroom` bytes after the used part of the data file have disk space behind them, as far as the map
+/// goes. Beyond it LMDB itself refuses.
 fn reserve(
     env: &Env<WithoutTls>,
     data: &File,
     options: &Options,
     allocated: u64,
+    map_size: u64,
     headroom: u64,
 ) -> Result<u64, BackplaneError> {
     let used = (env.info().last_page_number as u64 + 1) * PAGE;
-    let wanted = used + headroom;
+    let wanted = (used + headroom).min(map_size);
     if wanted <= allocated {
         return Ok(allocated);
-    }
-    if wanted > options.max_size {
-        return Err(full(options));
     }
     store::preallocate(data, allocated, wanted).map_err(|source| match source.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => BackplaneError::Full(format!("no space left for {}", data_file(options))),

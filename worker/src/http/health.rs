@@ -1,28 +1,33 @@
 //! `/healthz`: the process runs. `/readyz`: it serves.
 
+use baton_ipc::scoreboard::State;
 use hyper::StatusCode;
 use serde_json::json;
 
 use super::{Response, json as answer};
 use crate::app::App;
+use crate::metrics::Gauge;
 use crate::worker::Shared;
 
 pub(super) fn alive() -> Response {
     answer(StatusCode::OK, &json!({ "status": "ok" }))
 }
 
-/// 200, or 503 with the reasons.
+/// 200, or 503 with the reasons. Any worker answers for the generation: one that drains has neighbours that serve.
 pub(super) fn ready<A: App>(shared: &Shared<A>) -> Response {
     let hub = shared.hub.borrow();
+    let serving = || hub.metrics.board().rows().map(|(_, row)| row).filter(|row| row.state() == State::Serving);
+    let sum = |gauge: Gauge| serving().map(|row| row.gauge(gauge as usize).get()).sum::<u64>();
     let mut reasons = Vec::new();
-    if hub.draining {
-        reasons.push("draining");
-    }
-    if !hub.store_ok() {
-        reasons.push("store_failing");
-    }
-    if hub.connections.len() >= shared.max_connections() {
-        reasons.push("connection_limit");
+    if serving().next().is_none() {
+        reasons.push(if hub.draining { "draining" } else { "no_worker_serves" });
+    } else {
+        if serving().any(|row| row.gauge(Gauge::StoreOk as usize).get() == 0) {
+            reasons.push("store_failing");
+        }
+        if sum(Gauge::Connections) >= sum(Gauge::Limit) {
+            reasons.push("connection_limit");
+        }
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     answer(status, &json!({ "ready": reasons.is_empty(), "reasons": reasons }))

@@ -1,11 +1,12 @@
 //! `/status`: the generation in JSON, read off the scoreboard by whichever worker is asked.
 
-use baton_ipc::scoreboard::{COUNTER_MESSAGES, Cause, GAUGE_CONNECTIONS, monotonic_ms};
+use baton_ipc::scoreboard::{COUNTER_MESSAGES, Cause, GAUGE_CONNECTIONS, State, monotonic_ms};
 use hyper::StatusCode;
 use serde_json::json;
 
 use super::{Response, json as answer};
 use crate::app::App;
+use crate::metrics::Gauge;
 use crate::worker::Shared;
 
 pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
@@ -31,6 +32,8 @@ pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
             })
         })
         .collect();
+    let mut serving = board.rows().filter(|(_, row)| row.state() == State::Serving);
+    let store_ok = serving.all(|(_, row)| row.gauge(Gauge::StoreOk as usize).get() == 1);
     let value = json!({
         "color": hub.settings.color,
         "version": hub.settings.version,
@@ -39,8 +42,7 @@ pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
         "connections": connections,
         "messages": messages,
         "heartbeat_interval_seconds": hub.settings.heartbeat_interval.as_secs_f64(),
-        "backplane": { "kind": "embedded", "ok": hub.store_ok() },
-        "draining": hub.draining,
+        "backplane": { "kind": "embedded", "ok": store_ok },
         "workers": workers,
     });
     answer(StatusCode::OK, &value)

@@ -37,7 +37,7 @@ where
         Ok(accepted) => accepted,
         Err(refusal) => return refuse(shared, refusal),
     };
-    response.headers_mut().insert(SESSION, header_value(&token));
+    response.headers_mut().insert(SESSION, header_value(&token.0));
     let (shared, request_id) = (shared.clone(), request_id.clone());
     let upgraded = hyper::upgrade::on(request);
     tokio::task::spawn_local(async move {
@@ -45,11 +45,10 @@ where
         let Ok(upgraded) = upgraded.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
         let early = parts.read_buf.to_vec();
-        let adopted = parts
-            .io
-            .into_inner()
-            .into_socket()
-            .and_then(|socket| shared.hub.borrow_mut().adopt(hub::Upgraded { socket, token, request_id, early }));
+        let (token, resumed) = token;
+        let adopted = parts.io.into_inner().into_socket().and_then(|socket| {
+            shared.hub.borrow_mut().adopt(hub::Upgraded { socket, token, request_id, resumed, early })
+        });
         if let Err(error) = adopted {
             tracing::warn!(%error, "a WebSocket was lost right after its handshake");
         }
@@ -57,8 +56,8 @@ where
     response
 }
 
-/// The 101 and the session's token, if all is as it must be.
-fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(Response, Token), Refusal> {
+/// The 101, the session's token and whether the client named it, if all is as it must be.
+fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(Response, (Token, bool)), Refusal> {
     let refusal = |status, name, detail: &str, reason| Refusal { status, name, detail: detail.to_owned(), reason };
     let token = session(request.uri().query())
         .map_err(|detail| refusal(StatusCode::BAD_REQUEST, "invalid_session_uuid", &detail, Refused::Session))?;
@@ -71,6 +70,12 @@ fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(R
     {
         return Err(refusal(StatusCode::FORBIDDEN, "origin_not_allowed", "see --allowed-origins", Refused::Origin));
     }
+    let wanted =
+        request.headers().get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if wanted && !valid_key(request.headers().get(header::SEC_WEBSOCKET_KEY)) {
+        let detail = "Sec-WebSocket-Key must be 16 bytes in base64";
+        return Err(refusal(StatusCode::BAD_REQUEST, "bad_request", detail, Refused::Upgrade));
+    }
     // tungstenite checks the fields and computes the answer; it wants a request without a body.
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
@@ -79,10 +84,6 @@ fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(R
     let response = tungstenite::handshake::server::create_response(&head).map_err(|error| {
         refusal(StatusCode::UPGRADE_REQUIRED, "upgrade_required", &error.to_string(), Refused::Upgrade)
     })?;
-    if !valid_key(request.headers().get(header::SEC_WEBSOCKET_KEY)) {
-        let detail = "Sec-WebSocket-Key must be 16 bytes in base64";
-        return Err(refusal(StatusCode::BAD_REQUEST, "bad_request", detail, Refused::Upgrade));
-    }
     if hub.draining {
         return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again", Refused::Draining));
     }
@@ -90,7 +91,8 @@ fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(R
         let detail = "too many connections, try again later";
         return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "connection_limit", detail, Refused::Connections));
     }
-    Ok((response.map(|()| Default::default()), token.unwrap_or_else(Token::random)))
+    let resumed = token.is_some();
+    Ok((response.map(|()| Default::default()), (token.unwrap_or_else(Token::random), resumed)))
 }
 
 fn refuse<A: App>(shared: &Shared<A>, refusal: Refusal) -> Response {

@@ -13,6 +13,9 @@ use crate::frame::{self, Kind};
 use crate::metrics::{Closes, Errors, Gauge, Messages};
 use crate::slab::{Connection, Phase};
 
+/// Scratchfuls that are read of one connection before a goodbye: eight mebibytes.
+const ROUNDS: usize = 128;
+
 impl<A: App> Hub<A> {
     /// Puts the close that `end` asks for behind the replies of the part that is being gathered.
     pub(super) fn close_in_batch(&mut self, key: usize, end: End) {
@@ -110,6 +113,22 @@ impl<A: App> Hub<A> {
         self.finish_quietly();
     }
 
+    /// Sees to it that no session expires under an open connection, however silent: looks at so many connections that
+    /// all are seen four times within the time to live. Called every second.
+    pub(crate) fn keep_sessions(&mut self) {
+        let ttl = self.settings.session_ttl.as_secs().max(1) as usize;
+        let all = self.connections.capacity();
+        let looked_at = (4 * all).div_ceil(ttl).min(all);
+        for _ in 0..looked_at {
+            self.kept = (self.kept + 1) % all;
+            if let Some(connection) = self.connections.get(self.kept)
+                && (connection.shown > 0 || connection.resumed)
+            {
+                self.batch.touches.push(connection.token.clone());
+            }
+        }
+    }
+
     /// Closes a client that does not read, 1008. It sees the close if it reads on within the close timeout.
     pub(super) fn fail_slow(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key).filter(|c| c.phase != Phase::Failed) else { return };
@@ -143,10 +162,7 @@ impl<A: App> Hub<A> {
 
     /// Says goodbye to these connections: what they have sent is counted and answered, then comes bye, then 1001.
     pub(crate) fn say_bye(&mut self, keys: &[usize]) -> Result<(), BackplaneError> {
-        for key in keys {
-            self.read(*key, false);
-        }
-        self.finish_quietly();
+        self.read_out(keys);
         let open = |key: &&usize| self.connections.get(**key).is_some_and(|c| c.phase == Phase::Open);
         let keys: Vec<usize> = keys.iter().filter(open).copied().collect();
         let sessions: Vec<_> = keys.iter().map(|key| self.connections[*key].token.clone()).collect();
@@ -166,6 +182,23 @@ impl<A: App> Hub<A> {
         }
         self.settle();
         Ok(())
+    }
+
+    /// Reads all that these connections have sent before now, and answers it.
+    fn read_out(&mut self, keys: &[usize]) {
+        let mut unread = keys.to_vec();
+        // More than a receive buffer holds (tcp(7), tcp_rmem) came later: nobody can be kept waiting for it.
+        for _ in 0..ROUNDS {
+            for key in unread.drain(..) {
+                self.read(key, false);
+            }
+            self.finish_quietly();
+            unread = std::mem::take(&mut self.again);
+            if unread.is_empty() {
+                return;
+            }
+        }
+        self.again = unread;
     }
 
     /// When to come back, spread so that clients do not come as a herd.
@@ -197,7 +230,7 @@ impl<A: App> Hub<A> {
         let _ = self.poll.registry().deregister(&mut SourceFd(&connection.socket.as_raw_fd()));
         self.held = self.held.saturating_sub(connection.held());
         self.rooms.leave_all(key, connection.rooms.clone());
-        if connection.shown > 0 {
+        if connection.shown > 0 || connection.resumed {
             self.batch.touches.push(connection.token.clone());
         }
         self.metrics.closed(connection.ended_by);

@@ -16,30 +16,48 @@ const SLICE: usize = 256;
 /// Of the time given, what is kept for leaving the store and exiting.
 const MARGIN: Duration = Duration::from_millis(200);
 
-/// Says bye to every connection, waits until they have answered or the time is over, and cuts the rest.
+/// For a client whose request is on its way when accepting has stopped.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Of the time given, at most this much goes to HTTP connections that do not come to an end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Says bye to every connection, waits until they have answered or the time is over, and cuts the rest. Accepting has
+/// stopped before.
 pub(super) async fn drain<A: App>(shared: &Rc<Shared<A>>, within: Duration) -> DrainReport {
     let deadline = Instant::now() + within.saturating_sub(MARGIN);
-    let mut report = DrainReport::default();
-    shared.hub.borrow_mut().draining = true;
+    handshakes_end(shared, (Instant::now() + GRACE).min(deadline)).await;
     shared.closing.send_replace(true);
+    shared.hub.borrow_mut().draining = true;
+    let before = shared.hub.borrow().metrics.drained();
     let keys = shared.hub.borrow().open_connections(|_| true);
     tracing::info!(connections = keys.len(), within_ms = within.as_millis() as u64, "draining");
-    let before = shared.hub.borrow().connections.len() as u64;
     for slice in keys.chunks(SLICE) {
         if let Err(error) = shared.hub.borrow_mut().say_bye(slice) {
             tracing::error!(%error, "totals cannot be read; connections are closed without");
         }
         yield_now().await;
     }
+    // Who comes out of a handshake now is told at once, by the hub.
+    handshakes_end(shared, (Instant::now() + PATIENCE).min(deadline)).await;
+    shared.handshakes.abort_all();
+    let mut cut = 0;
     while !shared.hub.borrow().connections.is_empty() {
         if timeout_at(deadline, shared.emptied.notified()).await.is_err() {
-            report.cut = shared.hub.borrow_mut().cut_all();
+            cut += shared.hub.borrow_mut().cut_all();
         }
     }
-    while shared.handshakes.len() > 0 && Instant::now() < deadline {
-        yield_now().await;
+    let closed = shared.hub.borrow().metrics.drained() - before;
+    DrainReport { closed, cut }
+}
+
+/// Waits until no HTTP connection is open, at most until `deadline`.
+async fn handshakes_end<A: App>(shared: &Rc<Shared<A>>, deadline: Instant) {
+    loop {
+        // At least once: a connection that has just become a WebSocket is taken by a task of its own.
         tokio::time::sleep(Duration::from_millis(1)).await;
+        if shared.handshakes.len() == 0 || Instant::now() >= deadline {
+            return;
+        }
     }
-    report.closed = before - report.cut.min(before);
-    report
 }

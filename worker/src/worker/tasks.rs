@@ -131,6 +131,7 @@ async fn seconds<A: App>(shared: Rc<Shared<A>>) {
         {
             let mut hub = shared.hub.borrow_mut();
             hub.metrics.row().tick().set(monotonic_ms());
+            hub.keep_sessions();
             hub.look_at_deadlines(monotonic_ms());
             let lost = (shared.log_lines_dropped)();
             hub.metrics.add(Single::LogDropped, lost - std::mem::replace(&mut dropped, lost));
