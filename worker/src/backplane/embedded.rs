@@ -112,10 +112,10 @@ impl Embedded {
         let CommitOrAbort::Commit([sessions, meta, log, peers]) = tables else {
             return Err(heed::Error::Mdb(MdbError::BadTxn).into());
         };
-        let bus = Bus::bind(log, peers, dir)?;
+        let bus = Bus::open(log, peers, dir)?;
         let mut embedded =
             Embedded { env, sessions, meta, bus, options, data, allocated, map_size, board, slot, membership };
-        embedded.bus.taken = embedded.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.join(txn))?;
+        embedded.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.join(txn))?;
         Ok(embedded)
     }
 
@@ -126,7 +126,11 @@ impl Embedded {
 
     /// Leaves the store. The last one to leave writes everything to disk first, and says so for the next start.
     pub(crate) fn close(mut self) -> Result<(), BackplaneError> {
-        self.write(1, 0, |txn, tables| tables.bus.forget(txn, tables.bus.name()))?;
+        match self.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.forget(txn, tables.bus.name())) {
+            // Those who stay will find out.
+            Ok(()) | Err(BackplaneError::Full(_)) => {}
+            Err(error) => return Err(error),
+        }
         let Embedded { env, membership, .. } = self;
         let io = |source| BackplaneError::Io { what: "leaving the store".into(), source };
         if let Some(last) = membership.leave_as_last().map_err(io)? {
@@ -138,7 +142,9 @@ impl Embedded {
 
     /// Strikes workers that are gone from the list of those to wake.
     fn forget(&mut self, gone: &[Vec<u8>]) {
-        let forgotten = self.write(Aim::Upkeep, gone.len(), 0, |txn, tables| tables.bus.forget(txn, gone));
+        let forgotten = self.write(Aim::Upkeep, gone.len(), 0, |txn, tables| {
+            gone.iter().try_for_each(|name| tables.bus.forget(txn, name))
+        });
         if let Err(error) = forgotten {
             tracing::debug!(%error, "workers that are gone were not forgotten");
         }
@@ -160,8 +166,12 @@ impl Embedded {
             let mut txn = self.env.write_txn()?;
             row.set_store_phase(StorePhase::Holding, monotonic_ms());
             // Under the lock: nobody else extends the used part of the file meanwhile.
-            self.allocated = reserve(&self.env, &self.data, &self.options, self.allocated, pages * PAGE)?;
+            let (env, data, options) = (&self.env, &self.data, &self.options);
             let mut tables = Tables { sessions: self.sessions, meta: self.meta, bus: &mut self.bus };
+            if aim == Aim::Growth && !tables.have_room(env, &txn, pages, options.max_size / PAGE)? {
+                return Err(full(options));
+            }
+            self.allocated = reserve(env, data, options, self.allocated, self.map_size, pages * PAGE)?;
             let value = act(&mut txn, &mut tables)?;
             txn.commit()?;
             Ok(value)
@@ -171,21 +181,6 @@ impl Embedded {
             BackplaneError::Store(heed::Error::Mdb(MdbError::MapFull)) => full(&self.options),
             other => other,
         })
-    }
-
-    /// Whether so many more pages are within the allowed size. Pages that expired sessions have left count as room:
-    /// LMDB never gives them back to the file, but uses them first.
-    fn has_room(&self, txn: &RoTxn<'_>, pages: u64) -> Result<bool, heed::Error> {
-        let allowed = self.options.max_size / PAGE;
-        if self.env.info().last_page_number as u64 + 1 + pages <= allowed {
-            return Ok(true);
-        }
-        let mut used = 0;
-        for table in [self.sessions, self.meta, self.bus.log, self.bus.peers] {
-            let stat = table.stat(txn)?;
-            used += (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64;
-        }
-        Ok(used + pages <= allowed)
     }
 }
 
@@ -203,6 +198,22 @@ struct Tables<'a> {
     sessions: Table,
     meta: Table,
     bus: &'a mut Bus,
+}
+
+impl Tables<'_> {
+    /// Whether so many more pages are within what is allowed. Pages that expired sessions have left count as room: LMDB
+    /// never gives them back to the file, but uses them first.
+    fn have_room(&self, env: &Env<WithoutTls>, txn: &RoTxn<'_>, pages: u64, allowed: u64) -> heed::Result<bool> {
+        if env.info().last_page_number as u64 + 1 + pages <= allowed {
+            return Ok(true);
+        }
+        let mut used = 0;
+        for table in [self.sessions, self.meta, self.bus.log, self.bus.peers] {
+            let stat = table.stat(txn)?;
+            used += (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64;
+        }
+        Ok(used + pages <= allowed)
+    }
 }
 
 impl Backplane for Embedded {
@@ -229,9 +240,11 @@ impl Backplane for Embedded {
             tables.bus.append(txn, publications)
         })?;
         if !batch.publications.is_empty() {
-            let gone = self.bus.wake_others(&self.env)?;
-            if !gone.is_empty() {
-                self.write(gone.len(), 0, |txn, tables| gone.iter().try_for_each(|name| tables.bus.forget(txn, name)))?;
+            // It is committed: what goes wrong from here on must not look as if it was not.
+            match self.bus.wake_others(&self.env) {
+                Ok(gone) if gone.is_empty() => {}
+                Ok(gone) => self.forget(&gone),
+                Err(error) => tracing::warn!(%error, "other workers will find the publications later"),
             }
         }
         Ok(())

@@ -23,9 +23,9 @@ const AT_ONCE: usize = 256;
 
 pub(super) struct Bus {
     /// Sequence number (big-endian) → length of the room's name (little-endian u16), room, text.
-    log: Table,
+    pub(super) log: Table,
     /// The abstract address of each worker's wake-up socket → nothing.
-    peers: Table,
+    pub(super) peers: Table,
     socket: UnixDatagram,
     name: Vec<u8>,
     /// The last number that this worker has taken.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use heed::{CompactionOption, Env, WithoutTls};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{BackplaneError, Embedded, unix_seconds};
+use super::{Aim, BackplaneError, Embedded, unix_seconds};
 
 /// The entry of the table `meta`: when the last checkpoint was begun (seconds since 1970), and after which transaction.
 const ENTRY: &[u8] = b"checkpoint";
@@ -30,7 +30,7 @@ impl Embedded {
         if !is_due {
             return Ok(None);
         }
-        let claimed = self.write(1, 16, |txn, tables| {
+        let claimed = self.write(Aim::Upkeep, 1, 16, |txn, tables| {
             let is_due = due(tables.meta.get(txn, ENTRY)?, now, last, interval);
             if is_due {
                 // The claim itself is a transaction: what follows it is a change.

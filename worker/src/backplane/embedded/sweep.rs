@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::{BackplaneError, Embedded, Record, unix_seconds};
+use super::{Aim, BackplaneError, Embedded, Record, unix_seconds};
 
 /// Records looked at in one transaction: about a tenth of a millisecond.
 const AT_ONCE: usize = 512;
@@ -35,7 +35,7 @@ impl Embedded {
         let through = seen < AT_ONCE;
         let next = if through { now + (ttl / 20).clamp(1, 60) } else { now + 1 };
         let entry = [&next.to_le_bytes()[..], if through { &[] } else { &reached }].concat();
-        self.write(expired.len() + 1, entry.len(), |txn, tables| {
+        self.write(Aim::Upkeep, expired.len() + 1, entry.len(), |txn, tables| {
             let mut gone = 0;
             for key in &expired {
                 // Looked at again under the lock: its client may have come back.
