@@ -76,7 +76,7 @@ impl Runners {
         }
     }
 
-    /// The book; whatever went wrong so far is a panic.
+    /// The book, locked; whatever went wrong so far is a panic.
     #[track_caller]
     pub fn book(&self) -> MutexGuard<'_, Book> {
         let book = self.book.lock().expect("no client has panicked");
@@ -86,11 +86,13 @@ impl Runners {
         book
     }
 
-    /// Waits until every client has got `more` counts from now on.
+    /// Waits until every client that is running has got `more` counts from now on.
     pub async fn everyone_gets(&self, more: u64) {
-        let goals: Vec<u64> = self.book().answers.iter().map(|answers| answers + more).collect();
+        // Those that were stopped came before.
+        let running = |book: &Book| book.answers[book.answers.len() - self.tasks.len()..].to_vec();
+        let goals: Vec<u64> = running(&self.book()).iter().map(|answers| answers + more).collect();
         eventually_async("counts for everyone", async || {
-            self.book().answers.iter().zip(&goals).all(|(now, goal)| now >= goal).then_some(())
+            running(&self.book()).iter().zip(&goals).all(|(now, goal)| now >= goal).then_some(())
         })
         .await;
     }
@@ -101,10 +103,10 @@ impl Runners {
         eventually_async("counts", async || (self.book().total() >= goal).then_some(())).await;
     }
 
-    /// Stops them all, wherever they are.
+    /// Stops them all, wherever they are: none takes another step.
     pub async fn stop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
         for task in self.tasks.drain(..) {
-            task.abort();
             assert!(!task.await.is_err_and(|error| error.is_panic()), "a client panicked");
         }
     }
