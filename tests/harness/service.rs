@@ -238,6 +238,13 @@ impl Service {
         eventually("/readyz 200", || http::get(self.address, "/readyz").ok().filter(|answer| answer.status == 200));
     }
 
+    /// Waits until every slot serves, and not only the first.
+    #[track_caller]
+    pub fn wait_all_serve(&self) {
+        let serve = |status: &Status| status.slots.iter().all(|slot| slot.state == State::Serving);
+        eventually("every slot serves", || Some(self.status()).filter(serve));
+    }
+
     /// The URL of the WebSocket.
     pub fn url(&self) -> String {
         format!("ws://{}/ws/chat/", self.address)
