@@ -1,6 +1,7 @@
 //! The whole product: the shipped commands as real processes, with real clients.
 
 #[path = "../harness/mod.rs"]
+#[allow(unreachable_pub, reason = "what tests may use is public, and a test binary exports nothing")]
 mod harness;
 
 mod autobahn;
