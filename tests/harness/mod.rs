@@ -5,6 +5,8 @@
 pub mod client;
 pub mod example;
 pub mod http;
+pub mod lmdb;
+pub mod mount;
 pub mod procfs;
 pub mod runners;
 pub mod service;

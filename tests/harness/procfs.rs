@@ -22,8 +22,10 @@ pub fn cpu_time(pid: Pid) -> Duration {
     Duration::from_millis(ticks * 1000 / per_second)
 }
 
-/// Whether the process is there, and is not just waiting to be reaped.
+/// Whether the process is there, and is not just waiting to be reaped. A process whose first thread is over may have
+/// others, which hold its files.
 pub fn is_alive(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    let over = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+    !over || fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }

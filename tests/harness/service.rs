@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::procfs::is_alive;
 use super::{SOON, eventually, http, within};
 
 /// What to start, and how. A clone starts another one in the same directory: after the first has ended, or beside it.
@@ -372,14 +373,19 @@ impl Service {
         self.wait(Duration::from_secs(15))
     }
 
-    /// SIGKILL to everything at once.
+    /// SIGKILL to everything at once, and waits until it is gone.
     pub fn kill_all(&mut self) {
         let workers = self.worker_pids();
         let _ = kill(self.pid(), Signal::SIGKILL);
-        for pid in workers {
-            let _ = kill(pid, Signal::SIGKILL);
+        for pid in &workers {
+            let _ = kill(*pid, Signal::SIGKILL);
         }
         let _ = self.child.wait();
+        // Somebody else reaps them. Until they are gone they hold their files, and the store is in use.
+        let end = Instant::now() + SOON;
+        while workers.iter().any(|pid| is_alive(*pid)) && Instant::now() < end {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
     }
 }
 

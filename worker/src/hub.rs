@@ -369,6 +369,14 @@ impl<A: App> Hub<A> {
         self.metrics.gauge(Gauge::StoreOk, self.store_ok.into());
     }
 
+    /// While the store fails, tries it without waiting for a client: nobody sends clients to a worker that is not ready.
+    pub(crate) fn try_store_again(&mut self) {
+        if !self.store_ok {
+            self.commit();
+            self.batch.clear();
+        }
+    }
+
     fn reply(&mut self) {
         let mut sent = 0;
         for index in 0..self.batch.len() {

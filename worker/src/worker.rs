@@ -2,6 +2,7 @@
 
 mod drain;
 mod tasks;
+mod upkeep;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -8,12 +8,13 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc;
 
 /// Disk space is taken in pieces of this many bytes (16 MiB).
 pub const CHUNK: u64 = 16 * 1024 * 1024;
 
 /// Makes sure that the bytes from `have` to `want` of the file have blocks on the disk, and returns up to where they
-/// now do: `want` rounded up to a whole [`CHUNK`], or `have` if that is enough.
+/// now do: `want` rounded up to a whole [`CHUNK`] if there is so much left, or `have` if that is enough.
 ///
 /// With `WRITE_MAP`, LMDB writes through a shared mapping of a sparse file. A hole that is written to while the disk is
 /// full cannot be reported by an error: the process gets SIGBUS. So whatever a transaction may touch must be allocated
@@ -33,8 +34,14 @@ pub fn preallocate(file: &File, have: u64, want: u64) -> io::Result<u64> {
         return Ok(have);
     }
     let end = want.checked_next_multiple_of(CHUNK).ok_or(Errno::EFBIG)?;
-    allocate(file, have, end - have)?;
-    Ok(end)
+    match allocate(file, have, end - have) {
+        Ok(()) => Ok(end),
+        // The last bit of the disk is worth having too.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+            allocate(file, have, want - have).map(|()| want)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Gives these bytes of the file blocks on the disk, without changing its length.

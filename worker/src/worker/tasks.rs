@@ -9,6 +9,7 @@ use baton_ipc::scoreboard::monotonic_ms;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 
 use super::Shared;
+use super::upkeep::Upkeep;
 use crate::app::App;
 use crate::frame::{self, Kind};
 use crate::heartbeat::{Beat, Beats, rfc3339, wall_ms};
@@ -127,6 +128,7 @@ async fn fan_out<A: App>(shared: &Rc<Shared<A>>, kind: Kind, payload: &[u8], aud
 /// Once a second: shows that the loop turns, looks at deadlines, tends the store.
 async fn seconds<A: App>(shared: Rc<Shared<A>>) {
     let (mut dropped, trimmer) = (0, Trimmer::default());
+    let mut upkeep = Upkeep::default();
     loop {
         {
             let mut hub = shared.hub.borrow_mut();
@@ -139,21 +141,7 @@ async fn seconds<A: App>(shared: Rc<Shared<A>>) {
                 trimmer.look(hub.opened());
             }
             hub.metrics.gauge(Gauge::Handshakes, shared.handshakes.len() as u64);
-            if let Err(error) = hub.backplane.sweep() {
-                tracing::warn!(%error, "expired sessions were not swept");
-            }
-            match hub.backplane.claim_checkpoint() {
-                Ok(None) => {}
-                Ok(Some(claim)) => {
-                    let dir = hub.settings.state_dir.clone();
-                    // On a thread of its own: it waits for the disk.
-                    drop(tokio::task::spawn_blocking(move || match claim.write(&dir) {
-                        Ok(bytes) => tracing::debug!(bytes, "checkpoint written"),
-                        Err(error) => tracing::error!(%error, "the checkpoint failed; a power loss would cost more"),
-                    }));
-                }
-                Err(error) => tracing::warn!(%error, "no checkpoint was claimed"),
-            }
+            upkeep.tend(&mut hub);
             if hub.draining && hub.connections.is_empty() {
                 shared.emptied.notify_one();
             }
