@@ -60,6 +60,9 @@ pub(crate) struct Hub<A: App> {
     waiting: Vec<(usize, u64)>,
     /// Memory in unfinished messages and waiting output, in bytes.
     held: usize,
+    /// Messages of this turn.
+    received: u64,
+    sent: u64,
     /// The key whose session was last kept from expiring.
     kept: usize,
     first_id: u64,
@@ -110,6 +113,8 @@ impl<A: App> Hub<A> {
             deadlines: Vec::new(),
             waiting: Vec::new(),
             held: 0,
+            received: 0,
+            sent: 0,
             kept: 0,
             first_id,
             next_id: first_id,
@@ -299,7 +304,7 @@ impl<A: App> Hub<A> {
         if let Err(violation) = outcome {
             end = Some(End::Violation(violation));
         }
-        self.metrics.messages(Messages::Received, received);
+        self.received += received;
         let over = self.account(key, held);
         if over && end.is_none() {
             self.metrics.error(Errors::Memory, 1);
@@ -310,7 +315,7 @@ impl<A: App> Hub<A> {
 
     /// Ends a connection's part of the batch: a close goes behind its replies.
     fn end_part(&mut self, key: usize, wishes: Wishes, end: Option<End>) {
-        self.metrics.messages(Messages::Sent, wishes.sent);
+        self.sent += wishes.sent;
         self.metrics.error(Errors::InvalidJson, wishes.invalid_json);
         self.metrics.error(Errors::Unsupported, wishes.unsupported);
         let connection = &mut self.connections[key];
@@ -338,6 +343,9 @@ impl<A: App> Hub<A> {
             let messages = self.batch.increments.iter().map(|increment| u64::from(increment.by)).sum::<u64>();
             self.metrics.observe(&DURATION, begun.elapsed(), messages.max(1));
         }
+        // Once a turn, not once a message.
+        self.metrics.messages(Messages::Received, std::mem::take(&mut self.received));
+        self.metrics.messages(Messages::Sent, std::mem::take(&mut self.sent));
         let published = !self.batch.publications.is_empty() && self.store_ok;
         self.batch.clear();
         if published {
@@ -378,7 +386,6 @@ impl<A: App> Hub<A> {
     }
 
     fn reply(&mut self) {
-        let mut sent = 0;
         for index in 0..self.batch.len() {
             let part = self.batch.part(index);
             let key = part.key;
@@ -393,7 +400,7 @@ impl<A: App> Hub<A> {
                         Piece::Bytes(bytes) => self.out.extend_from_slice(bytes),
                         Piece::Counted(counts) => {
                             for count in counts {
-                                let mut reply = Reply { out: &mut self.out, sent: &mut sent };
+                                let mut reply = Reply { out: &mut self.out, sent: &mut self.sent };
                                 self.app.counted(&mut connection.state, count, &mut reply);
                             }
                         }
@@ -405,7 +412,6 @@ impl<A: App> Hub<A> {
             self.transmit(key, &out);
             self.out = out;
         }
-        self.metrics.messages(Messages::Sent, sent);
         const KEEP: usize = 1024 * 1024;
         if self.out.capacity() > KEEP {
             self.out = Vec::new();

@@ -212,6 +212,9 @@ impl Metrics {
     }
 
     pub(crate) fn error(&self, kind: Errors, n: u64) {
+        if n == 0 {
+            return;
+        }
         self.row().counter(ERRORS.first + kind as usize).add(n);
     }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::rc::Rc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -11,6 +10,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::connection::Inbox;
 use crate::metrics::Closes;
+use crate::rooms::Joined;
 use crate::token::Token;
 
 /// How far a connection has come.
@@ -54,8 +54,7 @@ pub(crate) struct Connection<S> {
     pub(crate) request_id: Token,
     pub(crate) inbox: Inbox,
     pub(crate) output: Option<Box<Output>>,
-    #[allow(clippy::box_collection, reason = "a pointer for what most connections lack")]
-    pub(crate) rooms: Option<Box<Vec<Rc<str>>>>,
+    pub(crate) rooms: Joined,
     pub(crate) state: S,
 }
 

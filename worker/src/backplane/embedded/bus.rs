@@ -84,9 +84,8 @@ impl Bus {
                 continue;
             }
             let sent = SocketAddr::from_abstract_name(name).and_then(|to| self.socket.send_to_addr(&[1], &to));
-            match sent.map_err(|error| error.kind()) {
-                Err(ErrorKind::ConnectionRefused) => gone.push(name.to_owned()),
-                Ok(_) | Err(_) => {}
+            if sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+                gone.push(name.to_owned());
             }
         }
         Ok(gone)
