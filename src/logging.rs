@@ -99,6 +99,15 @@ pub(crate) fn reopen() {
     }
 }
 
+/// Lets the writing thread go when there was nothing to write for a while; the next line brings a new one. To be called
+/// every second.
+pub(crate) fn rest() {
+    let quiet = logger().as_mut().is_some_and(|logger| logger.sink.is_quiet());
+    if quiet {
+        reopen();
+    }
+}
+
 /// From now on a panic is a line of the log, without what the code quotes in backticks: that can be a client's text.
 pub(crate) fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {

@@ -31,15 +31,22 @@ pub(super) fn counted() -> u64 {
 /// Takes whole lines and never fails.
 pub(super) struct Sink {
     writer: Writer,
+    quiet: u8,
     color: bool,
 }
 
 enum Writer {
     /// The supervisor's: it forks, so it has no thread.
     Direct(Lossy<Target>),
+    /// A worker's, until its first line. A process of one thread makes cheaper system calls (nobody shares its table of
+    /// descriptors), and most of the time there is nothing to log.
+    Resting(Option<Lossy<Target>>),
     /// A worker's: a bounded queue to a thread. Dropping the guard waits until the queue is written, a second at most.
     Queued { queue: NonBlocking, _guard: WorkerGuard },
 }
+
+/// Calls of [`Sink::is_quiet`] without a line between them after which there is no use for a thread.
+const QUIET: u8 = 5;
 
 impl Sink {
     /// The sink that these settings ask for, of this process.
@@ -62,22 +69,33 @@ impl Sink {
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let writer = match process.worker {
             None => Writer::Direct(Lossy(target)),
-            Some(_) => {
-                let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES);
-                let (queue, guard) = builder.thread_name(THREAD_NAME).finish(Lossy(target));
-                Writer::Queued { queue, _guard: guard }
-            }
+            Some(_) => Writer::Resting(Some(Lossy(target))),
         };
-        Ok(Sink { writer, color })
+        Ok(Sink { writer, quiet: 0, color })
     }
 
     /// Writes one line, newline included, or counts it as dropped.
     pub(super) fn write_line(&mut self, line: &str) {
+        self.quiet = 0;
+        if let Writer::Resting(target) = &mut self.writer
+            && let Some(target) = target.take()
+        {
+            let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES);
+            let (queue, guard) = builder.thread_name(THREAD_NAME).finish(target);
+            self.writer = Writer::Queued { queue, _guard: guard };
+        }
         // Both writers swallow their errors and count them.
         let _ = match &mut self.writer {
             Writer::Direct(target) => target.write_all(line.as_bytes()),
             Writer::Queued { queue, .. } => queue.write_all(line.as_bytes()),
+            Writer::Resting(_) => Ok(()),
         };
+    }
+
+    /// Whether a thread waits for lines that do not come. To be asked once in a while.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.quiet = self.quiet.saturating_add(1);
+        matches!(self.writer, Writer::Queued { .. }) && self.quiet > QUIET
     }
 
     /// Whether a human with a colour terminal reads this.
@@ -88,7 +106,7 @@ impl Sink {
     /// Lines that found the queue full.
     pub(super) fn overflowed(&self) -> u64 {
         match &self.writer {
-            Writer::Direct(_) => 0,
+            Writer::Direct(_) | Writer::Resting(_) => 0,
             Writer::Queued { queue, .. } => queue.error_counter().dropped_lines() as u64,
         }
     }

@@ -37,6 +37,7 @@ pub(crate) struct Shared<A: App> {
     /// The hub has no connections left while draining.
     emptied: Notify,
     log_lines_dropped: fn() -> u64,
+    rest_logs: fn(),
 }
 
 impl<A: App> Shared<A> {
@@ -63,6 +64,8 @@ pub struct Hooks {
     pub log_lines_dropped: fn() -> u64,
     /// Opens the log files anew.
     pub reopen_logs: fn(),
+    /// Lets go of what logging does not need now. Called every second.
+    pub rest_logs: fn(),
 }
 
 /// The body of a worker process: serves until it is told to drain, or loses its supervisor. Returns the exit code.
@@ -104,6 +107,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
             closing: watch::Sender::new(false),
             emptied: Notify::new(),
             log_lines_dropped: hooks.log_lines_dropped,
+            rest_logs: hooks.rest_logs,
         }))
     })();
     let shared = match started {

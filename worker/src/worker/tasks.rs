@@ -135,6 +135,7 @@ async fn seconds<A: App>(shared: Rc<Shared<A>>) {
             hub.metrics.row().tick().set(monotonic_ms());
             hub.keep_sessions();
             hub.look_at_deadlines(monotonic_ms());
+            (shared.rest_logs)();
             let lost = (shared.log_lines_dropped)();
             hub.metrics.add(Single::LogDropped, lost - std::mem::replace(&mut dropped, lost));
             if shared.handshakes.len() == 0 {
