@@ -1,5 +1,7 @@
 //! What workers share beyond one process: session counts and publications.
 
+#[cfg(test)]
+mod conformance;
 mod embedded;
 
 use crate::batch::{Batch, Publication};

@@ -39,7 +39,7 @@ mod names;
 mod prepare;
 mod recovery;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod verify;
 
 use std::fmt;

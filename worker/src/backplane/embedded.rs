@@ -10,6 +10,10 @@ mod bus;
 mod checkpoint;
 mod record;
 mod sweep;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -226,10 +230,12 @@ impl Backplane for Embedded {
         self.write(Aim::Growth, changes, bytes, |txn, tables| {
             for increment in increments.iter_mut() {
                 let key = increment.token.key();
-                let stored = Record::get(tables.sessions, txn, key.as_ref(), expired_before)?;
-                let count = stored.map_or(0, |record| record.count).max(increment.floor) + u64::from(increment.by);
-                Record { count, touched: now }.put(tables.sessions, txn, key.as_ref())?;
-                increment.last = count;
+                let (floor, by) = (increment.floor, u64::from(increment.by));
+                let counted = |old: Option<Record>| {
+                    let count = old.map_or(0, |record| record.count).max(floor) + by;
+                    Record { count, touched: now }
+                };
+                increment.last = Record::change(tables.sessions, txn, key.as_ref(), expired_before, counted)?.count;
             }
             for token in touches.iter() {
                 let key = token.key();

@@ -84,12 +84,12 @@ pub(super) fn checkpoint(directory: &Path) {
 static SPAWNING: RwLock<()> = RwLock::new(());
 
 /// While it is held, no lock is kept alive by a child that is just coming into being.
-pub(super) fn no_spawning() -> RwLockReadGuard<'static, ()> {
+pub(crate) fn no_spawning() -> RwLockReadGuard<'static, ()> {
     SPAWNING.read().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Starts a process whose output is read, and waits for the first of it: then the process has come to its exec.
-pub(super) fn spawn(command: &mut Command) -> std::io::Result<Child> {
+pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
     let _spawning = SPAWNING.write().unwrap_or_else(|poisoned| poisoned.into_inner());
     let child = command.stdout(Stdio::piped()).spawn()?;
     if let Some(stdout) = &child.stdout {

@@ -16,7 +16,7 @@ use super::{BackplaneError, Table};
 use crate::batch::Publication;
 
 /// How many publications the log keeps for workers that lag.
-const KEPT: u64 = 16 * 1024;
+pub(super) const KEPT: u64 = 16 * 1024;
 
 /// How many a worker takes at once.
 const AT_ONCE: usize = 256;

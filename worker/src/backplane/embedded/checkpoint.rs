@@ -22,19 +22,20 @@ impl Embedded {
     /// Claims the next checkpoint if it is time, something has changed, and no other worker was first.
     pub(crate) fn claim_checkpoint(&mut self) -> Result<Option<Claim>, BackplaneError> {
         let now = unix_seconds();
-        let (interval, last) = (self.options.checkpoint_interval, self.env.info().last_txn_id as u64);
+        let interval = self.options.checkpoint_interval;
         let is_due = {
             let txn = self.env.read_txn()?;
-            due(self.meta.get(&txn, ENTRY)?, now, last, interval)
+            due(self.meta.get(&txn, ENTRY)?, now, txn.id() as u64, interval)
         };
         if !is_due {
             return Ok(None);
         }
         let claimed = self.write(Aim::Upkeep, 1, 16, |txn, tables| {
-            let is_due = due(tables.meta.get(txn, ENTRY)?, now, last, interval);
+            // The claim itself is a transaction: what follows it is a change.
+            let own = txn.id() as u64;
+            let is_due = due(tables.meta.get(txn, ENTRY)?, now, own - 1, interval);
             if is_due {
-                // The claim itself is a transaction: what follows it is a change.
-                let entry = [now.to_le_bytes(), (last + 1).to_le_bytes()].concat();
+                let entry = [now.to_le_bytes(), own.to_le_bytes()].concat();
                 tables.meta.put(txn, ENTRY, &entry)?;
             }
             Ok(is_due)

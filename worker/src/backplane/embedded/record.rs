@@ -1,4 +1,7 @@
 //! What the store keeps of a session.
+#![allow(unsafe_code)] // Writing where a cursor stands: nothing of the page may be borrowed meanwhile.
+
+use std::ops::Bound;
 
 use heed::RwTxn;
 
@@ -28,12 +31,39 @@ impl Record {
         Ok(record.filter(|record| record.touched >= expired_before))
     }
 
+    /// Replaces the session's record, or makes one, with one search for both.
+    pub(super) fn change(
+        table: Table,
+        txn: &mut RwTxn<'_>,
+        key: &[u8],
+        expired_before: u64,
+        new: impl FnOnce(Option<Record>) -> Record,
+    ) -> Result<Record, heed::Error> {
+        let range = (Bound::Included(key), Bound::Included(key));
+        let mut entries = table.range_mut(txn, &range)?;
+        let Some(entry) = entries.next() else {
+            drop(entries);
+            let record = new(None);
+            table.put(txn, key, &record.encode())?;
+            return Ok(record);
+        };
+        let (_, value) = entry?;
+        let record = new(Record::decode(value).filter(|record| record.touched >= expired_before));
+        // SAFETY: neither the key nor the bytes are borrowed from the store, and the value is not used any more.
+        unsafe { entries.put_current(key, &record.encode())? };
+        Ok(record)
+    }
+
     pub(super) fn put(self, table: Table, txn: &mut RwTxn<'_>, key: &[u8]) -> Result<(), heed::Error> {
+        table.put(txn, key, &self.encode())
+    }
+
+    fn encode(self) -> [u8; Record::LENGTH] {
         let mut bytes = [0; Record::LENGTH];
         bytes[0] = VERSION;
         bytes[1..9].copy_from_slice(&self.count.to_le_bytes());
         bytes[9..].copy_from_slice(&self.touched.to_le_bytes());
-        table.put(txn, key, &bytes)
+        bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
