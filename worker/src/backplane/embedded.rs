@@ -14,6 +14,10 @@ mod sweep;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
