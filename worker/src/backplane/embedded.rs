@@ -14,10 +14,6 @@ mod sweep;
 mod testing;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
