@@ -73,11 +73,8 @@ impl<A: App> baton_supervisor::Service for Runner<A> {
             tracing::error!("the work of a worker begins once");
             return 1;
         };
-        let hooks = Hooks {
-            log_lines_dropped: logging::dropped_lines,
-            reopen_logs: logging::reopen,
-            rest_logs: logging::rest,
-        };
+        let hooks =
+            Hooks { log_lines_dropped: logging::dropped_lines, reopen_logs: logging::reopen, rest_logs: logging::rest };
         let code = baton_worker::run(inheritance, worker.clone(), app, hooks);
         logging::shutdown();
         code
