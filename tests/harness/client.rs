@@ -33,13 +33,11 @@ impl Client {
     }
 
     /// Connects.
-    #[track_caller]
     pub async fn connect(url: &str) -> Client {
         Client::try_connect(url).await.expect("a WebSocket")
     }
 
     /// Connects several, each with a session of its own.
-    #[track_caller]
     pub async fn connect_several(n: usize, url: &str) -> Vec<Client> {
         join_all((0..n).map(|_| Client::connect(url))).await
     }
@@ -219,7 +217,6 @@ pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, Ve
 }
 
 /// Awaits `future` within [`SOON`].
-#[track_caller]
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(SOON, future).await.unwrap_or_else(|_| panic!("not within {SOON:?}"))
 }

@@ -66,7 +66,6 @@ pub fn within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T
 }
 
 /// As [`eventually`], for looks that await.
-#[track_caller]
 pub async fn eventually_async<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + SOON;
     loop {
