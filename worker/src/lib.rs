@@ -33,6 +33,9 @@ pub mod store;
 pub mod token;
 mod worker;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 pub use app::{App, Message, Reply, Session};
 pub use settings::{Limits, Settings};
 pub use token::Token;
