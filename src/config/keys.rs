@@ -95,7 +95,8 @@ pub(crate) const KEYS: &[Key] = &[
     .default("24h")
     .help("How long a session is kept after its last use"),
     Key::one("store-max-size", Sessions, "SIZE", |c, v| {
-        c.worker.store_max_size = size(v, MIB..=16 * TIB)?;
+        // Less would have no room for a single transaction.
+        c.worker.store_max_size = size(v, 4 * MIB..=16 * TIB)?;
         Ok(())
     })
     .default("1GiB")

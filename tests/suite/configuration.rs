@@ -101,7 +101,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("session-ttl", "24", "a duration with its unit"),
     ("start-timeout", "1y", "a duration with its unit"),
     ("state-dir", "/dev/null", "the path of a directory"),
-    ("store-max-size", "1KiB", "from 1MiB to 16TiB"),
+    ("store-max-size", "1MiB", "from 4MiB to 16TiB"),
     ("user-timeout", "500ms", "from 1s to 1d"),
     ("workers", "0", "a whole number from 1 to 64"),
     ("write-timeout", "1h1ms", "from 100ms to 1h"),

@@ -44,6 +44,9 @@ const PAGES_PER_CHANGE: u64 = 4;
 /// Pages that a transaction may cost beside its records: roots, free list, metadata.
 const PAGES_PER_COMMIT: u64 = 256;
 
+/// Of the store's allowed size, publications may take this fraction.
+const BUS_SHARE: u64 = 4;
+
 /// Where a worker's store is, and how it may be used.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -116,7 +119,7 @@ impl Embedded {
         let CommitOrAbort::Commit([sessions, meta, log, peers]) = tables else {
             return Err(heed::Error::Mdb(MdbError::BadTxn).into());
         };
-        let bus = Bus::open(log, peers, dir)?;
+        let bus = Bus::open(log, peers, dir, (options.max_size / PAGE / BUS_SHARE) as usize)?;
         let mut embedded =
             Embedded { env, sessions, meta, bus, options, data, allocated, map_size, board, slot, membership };
         embedded.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.join(txn))?;

@@ -18,8 +18,14 @@ use crate::batch::Publication;
 /// How many publications the log keeps for workers that lag.
 pub(super) const KEPT: u64 = 16 * 1024;
 
+/// Publications that are dropped at once, when the log takes too much space.
+const DROPPED_AT_ONCE: usize = 1024;
+
 /// How many a worker takes at once.
 const AT_ONCE: usize = 256;
+
+/// Bytes after which a worker takes no more at once.
+const BYTES_AT_ONCE: usize = 1024 * 1024;
 
 pub(super) struct Bus {
     /// Sequence number (big-endian) → length of the room's name (little-endian u16), room, text.
@@ -30,10 +36,12 @@ pub(super) struct Bus {
     name: Vec<u8>,
     /// The last number that this worker has taken.
     taken: u64,
+    /// How much space the log may take, in pages.
+    max_pages: usize,
 }
 
 impl Bus {
-    pub(super) fn open(log: Table, peers: Table, dir: &Path) -> Result<Bus, BackplaneError> {
+    pub(super) fn open(log: Table, peers: Table, dir: &Path, max_pages: usize) -> Result<Bus, BackplaneError> {
         let io = |source| BackplaneError::Io { what: "binding the wake-up socket".into(), source };
         let meta = std::fs::metadata(dir).map_err(io)?;
         // Abstract (unix(7)): it goes with the process and leaves no file. Named after the directory, which is what
@@ -42,7 +50,7 @@ impl Bus {
         let address = SocketAddr::from_abstract_name(&name).map_err(io)?;
         let socket = UnixDatagram::bind_addr(&address).map_err(io)?;
         socket.set_nonblocking(true).map_err(io)?;
-        Ok(Bus { log, peers, socket, name, taken: 0 })
+        Ok(Bus { log, peers, socket, name, taken: 0, max_pages })
     }
 
     pub(super) fn wake_up(&self) -> &UnixDatagram {
@@ -63,15 +71,25 @@ impl Bus {
             value.extend_from_slice(text.as_bytes());
             self.log.put(txn, &number.to_be_bytes(), &value)?;
         }
-        // Twice as many as came, so that a log that is too long shrinks, and the work stays bounded.
+        // Twice as many as came, so that a log that is too long shrinks, and the work stays bounded. Of large ones fewer
+        // are kept: they must not take the space of the counts.
         let oldest = number.saturating_sub(KEPT);
-        for _ in 0..2 * publications.len() {
-            match self.log.first(txn)?.and_then(|(key, _)| key.try_into().ok()).map(u64::from_be_bytes) {
-                Some(first) if first <= oldest => self.log.delete(txn, &first.to_be_bytes())?,
-                _ => break,
-            };
+        for dropped in 0..2 * publications.len() + DROPPED_AT_ONCE {
+            let Some((key, _)) = self.log.first(txn)? else { break };
+            let Ok(first) = key.try_into().map(u64::from_be_bytes) else { break };
+            let too_many = first <= oldest && dropped < 2 * publications.len();
+            // The newest stays, whatever its size: its number is the one to go on from.
+            if !too_many && (first == number || self.pages(txn)? <= self.max_pages) {
+                break;
+            }
+            self.log.delete(txn, &first.to_be_bytes())?;
         }
         Ok(())
+    }
+
+    fn pages(&self, txn: &RoTxn<'_>) -> Result<usize, heed::Error> {
+        let stat = self.log.stat(txn)?;
+        Ok(stat.branch_pages + stat.leaf_pages + stat.overflow_pages)
     }
 
     /// Wakes every other worker. Returns those that are gone, to be forgotten.
@@ -115,13 +133,17 @@ impl Bus {
         let txn = env.read_txn()?;
         let after = self.taken.to_be_bytes();
         let range = (Bound::Excluded(&after[..]), Bound::Unbounded);
-        let (mut found, mut missed) = (Vec::new(), 0);
+        let (mut found, mut missed, mut bytes) = (Vec::new(), 0, 0);
         for entry in self.log.range(&txn, &range)?.take(AT_ONCE) {
             let (key, value) = entry?;
             let Ok(number) = key.try_into().map(u64::from_be_bytes) else { continue };
             missed += number - self.taken - 1;
             self.taken = number;
             found.extend(decode(value));
+            bytes += value.len();
+            if bytes >= BYTES_AT_ONCE {
+                break;
+            }
         }
         Ok((found, missed))
     }

@@ -157,6 +157,38 @@ fn the_log_of_publications_keeps_its_length() {
 }
 
 #[test]
+fn large_publications_leave_room_for_counts() {
+    let mut directory = Directory::new();
+    directory.options.max_size = 16 * MIB;
+    let mut embedded = directory.open();
+    let mut laggard = directory.join();
+    // Many small ones first, then more than the whole store takes.
+    (0..5000).for_each(|n| publish(&mut embedded, [n]));
+    for n in 0..100u8 {
+        publish(&mut embedded, [String::from_utf8(vec![b'a' + n % 26; 300_000]).unwrap()]);
+        assert_eq!(count(&mut embedded, "a", 1), u64::from(n) + 1);
+    }
+    let txn = embedded.env.read_txn().unwrap();
+    let stat = embedded.bus.log.stat(&txn).unwrap();
+    assert!((stat.leaf_pages + stat.overflow_pages) as u64 * 4096 <= 4 * MIB, "{stat:?}");
+    drop(txn);
+    // One that is larger than the share is still delivered.
+    publish(&mut embedded, ["z".repeat(5 * MIB as usize)]);
+    let (mut heard, mut missed) = (0, 0);
+    while heard + missed < 5101 {
+        let (publications, gap) = laggard.published().unwrap();
+        assert!(!publications.is_empty(), "{heard} heard, {missed} missed");
+        assert!(
+            publications.iter().rev().skip(1).map(|p| p.text.len()).sum::<usize>() < MIB as usize,
+            "a few at a time"
+        );
+        heard += publications.len() as u64;
+        missed += gap;
+    }
+    assert_eq!(heard + missed, 5101);
+}
+
+#[test]
 fn a_publication_wakes_the_others() {
     let directory = Directory::new();
     let mut here = directory.open();
