@@ -3,6 +3,7 @@
 
 mod ending;
 mod fanout;
+mod output;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -88,6 +89,8 @@ enum End {
     Peer(Option<u16>),
     App(u16, String),
     Rate,
+    /// All connections together hold too much.
+    Memory,
     Violation(Violation),
 }
 
@@ -139,6 +142,9 @@ impl<A: App> Hub<A> {
         self.now_ms = monotonic_ms();
         self.poll.poll(&mut self.events, Some(Duration::ZERO)).or_else(interrupted)?;
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        let mut again = std::mem::take(&mut self.again);
+        again.sort_unstable();
+        again.dedup();
         let mut taken = 0;
         for event in &events {
             taken += 1;
@@ -151,8 +157,12 @@ impl<A: App> Hub<A> {
             }
         }
         self.events = events;
-        for key in std::mem::take(&mut self.again) {
-            self.read(key, false);
+        // Those that an event has had read just now get their next turn, or a flood would take more and more of each.
+        let just_read = self.again.len();
+        for key in again {
+            if !self.again[..just_read].contains(&key) {
+                self.read(key, true);
+            }
         }
         self.finish(begun);
         Ok(taken == EVENTS || !self.again.is_empty())
@@ -227,8 +237,9 @@ impl<A: App> Hub<A> {
         socket.set_tcp_user_timeout(Some(self.settings.limits.user_timeout))
     }
 
-    /// Reads what has arrived, at most a scratchful; a short read ends the reading.
-    pub(crate) fn read(&mut self, key: usize, closed: bool) {
+    /// Reads what has arrived, at most a scratchful. A short read ends the reading, unless the end of the stream may be
+    /// behind it: then it goes on `to_the_end`.
+    pub(crate) fn read(&mut self, key: usize, to_the_end: bool) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         // A client that does not take its replies is not read: it fills its own send queue, not our memory. But what has
         // come before a goodbye is answered before it.
@@ -243,7 +254,7 @@ impl<A: App> Hub<A> {
                     self.feed(key, &mut scratch[..n]);
                 }
                 // After a short read the next bytes are a new event; an end that was there already is not.
-                if n == scratch.len() || closed {
+                if n == scratch.len() || to_the_end {
                     self.again.push(key);
                 }
             }
@@ -251,7 +262,7 @@ impl<A: App> Hub<A> {
             Ok(Received::End) => self.end(key, Phase::Done, Closes::Lost),
             Err(_) => {
                 self.end(key, Phase::Done, Closes::Lost);
-                self.connections[key].output = None;
+                self.drop_output(key);
             }
         }
         self.scratch = scratch;
@@ -264,15 +275,17 @@ impl<A: App> Hub<A> {
         let Some(connection) = connections.get_mut(key) else { return };
         let held = connection.held();
         let bounds = Bounds { message_size: limits.max_message_size, fragments: limits.max_fragments };
-        let (mut wishes, mut end, mut received) = (Wishes::default(), None, 0);
+        let (mut wishes, mut end, mut received, mut answered) = (Wishes::default(), None, 0, false);
         let mut inbox = std::mem::take(&mut connection.inbox);
         batch.begin();
         let outcome = inbox.feed(input, bounds, |incoming| {
             if let Incoming::Close(code) = incoming {
-                end = Some(End::Peer(code));
+                answered = end.is_some();
+                end.get_or_insert(End::Peer(code));
                 return Flow::Stop;
             }
-            if connection.phase == Phase::Closing {
+            // Behind a close of ours only the client's matters.
+            if connection.phase == Phase::Closing || end.is_some() {
                 return Flow::Continue;
             }
             if !connection.within_rate(*now_ms, limits.max_message_rate) {
@@ -291,26 +304,27 @@ impl<A: App> Hub<A> {
             received += 1;
             let mut session = Session { token: &connection.token, batch, wishes: &mut wishes };
             app.message(&mut connection.state, message, &mut session);
-            match wishes.close.take() {
-                Some((code, reason)) => {
-                    end = Some(End::App(code, reason));
-                    Flow::Stop
-                }
-                None => Flow::Continue,
-            }
+            end = wishes.close.take().map(|(code, reason)| End::App(code, reason));
+            Flow::Continue
         });
         connection.received += received;
         connection.inbox = inbox;
+        let closed = end.is_some();
         if let Err(violation) = outcome {
-            end = Some(End::Violation(violation));
+            end.get_or_insert(End::Violation(violation));
         }
         self.received += received;
-        let over = self.account(key, held);
-        if over && end.is_none() {
-            self.metrics.error(Errors::Memory, 1);
-            end = Some(End::App(1013, self.retry_hint()));
+        if self.account(key, held) && end.is_none() {
+            end = Some(End::Memory);
         }
         self.end_part(key, wishes, end);
+        if closed && outcome.is_err() {
+            // Not even its answer to our close could be understood.
+            self.fail(key);
+        }
+        if answered {
+            self.end(key, Phase::Done, Closes::Server);
+        }
     }
 
     /// Ends a connection's part of the batch: a close goes behind its replies.
@@ -416,50 +430,6 @@ impl<A: App> Hub<A> {
         if self.out.capacity() > KEEP {
             self.out = Vec::new();
         }
-    }
-
-    /// Sends, and notes what begins to wait or fails.
-    fn transmit(&mut self, key: usize, bytes: &[u8]) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let held = connection.held();
-        match connection.transmit(key, bytes, self.poll.registry(), self.now_ms) {
-            Ok(true) => self.waiting.push((key, connection.id)),
-            Ok(false) => {}
-            Err(_) => {
-                connection.output = None;
-                self.end(key, Phase::Done, Closes::Lost);
-            }
-        }
-        self.account(key, held);
-    }
-
-    /// Sends on what waited; a connection that has caught up is read again.
-    fn flush(&mut self, key: usize) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let held = connection.held();
-        match connection.flush(key, self.poll.registry(), self.now_ms) {
-            Ok(true) => {
-                self.again.push(key);
-                self.changed.push(key);
-            }
-            Ok(false) => {}
-            Err(_) => {
-                connection.output = None;
-                self.end(key, Phase::Done, Closes::Lost);
-            }
-        }
-        self.account(key, held);
-    }
-
-    /// Keeps the sum of what connections hold; `true`: this one holds something, and all together too much.
-    fn account(&mut self, key: usize, before: usize) -> bool {
-        let now = self.connections.get(key).map_or(0, Connection::held);
-        if now == before {
-            return false;
-        }
-        self.held = (self.held + now).saturating_sub(before);
-        self.metrics.gauge(Gauge::Buffered, self.held as u64);
-        now > before && self.held > self.settings.limits.max_buffer_memory
     }
 }
 

@@ -71,6 +71,15 @@ impl Output {
     pub(crate) fn waiting(&self) -> usize {
         self.bytes.len() - self.sent
     }
+
+    /// What is sent makes room first, or a client that is always a little behind would have us keep all it ever got.
+    fn append(&mut self, bytes: &[u8]) {
+        if self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
 }
 
 /// What a read brought.
@@ -98,7 +107,7 @@ impl<S> Connection<S> {
     /// Sends `bytes` after what waits already; what the socket does not take begins to wait. `true`: it has just begun.
     pub(crate) fn transmit(&mut self, key: usize, bytes: &[u8], registry: &Registry, now_ms: u64) -> io::Result<bool> {
         if let Some(output) = &mut self.output {
-            output.bytes.extend_from_slice(bytes);
+            output.append(bytes);
             return Ok(false);
         }
         let sent = self.send(bytes)?;
@@ -167,6 +176,21 @@ impl<S> Connection<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn output_keeps_what_waits_and_little_more() {
+        let mut output = Output { bytes: vec![0; 1000], sent: 0, since_ms: 0 };
+        for _ in 0..1000 {
+            // Always a little behind.
+            output.sent += 100;
+            output.append(&[1; 100]);
+            assert_eq!(output.waiting(), 1000);
+        }
+        assert!(output.bytes.capacity() <= 8000, "{} bytes", output.bytes.capacity());
+        output.sent = output.bytes.len() - 1;
+        output.append(b"xy");
+        assert_eq!((&output.bytes[output.sent..], output.sent), (&b"\x01xy"[..], 0));
+    }
 
     #[test]
     fn a_connection_at_rest_is_small() {

@@ -8,7 +8,7 @@ use mio::unix::SourceFd;
 use super::{End, Hub};
 use crate::app::App;
 use crate::backplane::{Backplane, BackplaneError};
-use crate::connection::Violation;
+use crate::connection::{Inbox, Violation};
 use crate::frame::{self, Kind};
 use crate::metrics::{Closes, Errors, Gauge, Messages};
 use crate::slab::{Connection, Phase};
@@ -36,16 +36,33 @@ impl<A: App> Hub<A> {
                 self.metrics.error(Errors::Rate, 1);
                 let reason = format!("more than {} messages a second", self.settings.limits.max_message_rate);
                 frame::append_close(out, Some(1008), &reason);
-                self.end(key, Phase::Failed, Closes::Server);
+                self.fail(key);
+            }
+            End::Memory => {
+                self.metrics.error(Errors::Memory, 1);
+                if !answered {
+                    let reason = self.retry_hint();
+                    frame::append_close(self.batch.bytes_for_reply(), Some(1013), &reason);
+                }
+                self.fail(key);
             }
             End::Violation(violation) => {
                 self.metrics.error(error_of(violation), 1);
                 if !answered {
                     frame::append_close(out, Some(violation.code()), &violation.to_string());
                 }
-                self.end(key, Phase::Failed, Closes::Server);
+                self.fail(key);
             }
         }
+    }
+
+    /// What comes from it from now on is thrown away, and so is what has come of an unfinished message.
+    pub(super) fn fail(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let held = connection.held();
+        connection.inbox = Inbox::default();
+        self.account(key, held);
+        self.end(key, Phase::Failed, Closes::Server);
     }
 
     /// A message could not be counted: its client is told to come back, and nothing is shown that is not durable.
@@ -144,7 +161,7 @@ impl<A: App> Hub<A> {
         if self.connections[key].phase == Phase::Open {
             self.transmit(key, &close);
         }
-        self.end(key, Phase::Failed, Closes::Server);
+        self.fail(key);
     }
 
     /// Closes every open connection of a session, 1000. Returns how many there were.
@@ -190,10 +207,12 @@ impl<A: App> Hub<A> {
         // More than a receive buffer holds (tcp(7), tcp_rmem) came later: nobody can be kept waiting for it.
         for _ in 0..ROUNDS {
             for key in unread.drain(..) {
-                self.read(key, false);
+                self.read(key, true);
             }
             self.finish_quietly();
             unread = std::mem::take(&mut self.again);
+            unread.sort_unstable();
+            unread.dedup();
             if unread.is_empty() {
                 return;
             }

@@ -40,7 +40,7 @@ impl<A: App> Hub<A> {
                 Audience::Ping if !std::mem::take(&mut connection.heard) => {
                     self.metrics.error(Errors::PingTimeout, 1);
                     self.end(key, Phase::Done, crate::metrics::Closes::Lost);
-                    self.connections[key].output = None;
+                    self.drop_output(key);
                     continue;
                 }
                 Audience::Ping => {}
