@@ -43,7 +43,7 @@ impl Handshakes {
         Handshakes { open: RefCell::default(), next: Cell::new(0), max, crowded: Cell::new(false) }
     }
 
-    /// How many there are.
+    /// How many there are, those included that are on their way from HTTP to the hub.
     pub(crate) fn len(&self) -> usize {
         self.open.borrow().len()
     }
@@ -78,6 +78,20 @@ impl Handshakes {
             tracing::info!("the crowd of HTTP connections is over");
         }
         false
+    }
+}
+
+/// One of the [`Handshakes`], from accepting until it is over or is a WebSocket that the hub counts.
+pub(crate) struct Handshake<A: App> {
+    pub(crate) shared: Rc<Shared<A>>,
+    /// The client's address, if it has one.
+    pub(crate) peer: Option<SocketAddr>,
+    id: u64,
+}
+
+impl<A: App> Drop for Handshake<A> {
+    fn drop(&mut self) {
+        self.shared.handshakes.open.borrow_mut().remove(&self.id);
     }
 }
 
@@ -169,11 +183,8 @@ where
     let metrics = shared.hub.borrow().metrics.clone();
     let id = handshakes.next.get();
     handshakes.next.set(id + 1);
-    let ours = shared.clone();
-    let task = tokio::task::spawn_local(async move {
-        http::serve(&ours, TokioIo::new(stream), peer).await;
-        ours.handshakes.open.borrow_mut().remove(&id);
-    });
+    let handshake = Rc::new(Handshake { shared: shared.clone(), peer, id });
+    let task = tokio::task::spawn_local(async move { http::serve(&handshake, TokioIo::new(stream)).await });
     handshakes.open.borrow_mut().insert(id, (Instant::now(), task.abort_handle()));
     metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);
 }

@@ -8,7 +8,6 @@ mod test;
 mod upgrade;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -21,7 +20,7 @@ use hyper::{Method, Request, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::accept::IntoSocket;
+use crate::accept::{Handshake, IntoSocket};
 use crate::app::App;
 use crate::token::Token;
 use crate::worker::Shared;
@@ -38,12 +37,13 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 100;
 
 /// Serves one connection until it ends or becomes a WebSocket.
-pub(crate) async fn serve<A, S>(shared: &Rc<Shared<A>>, stream: TokioIo<S>, peer: Option<SocketAddr>)
+pub(crate) async fn serve<A, S>(handshake: &Rc<Handshake<A>>, stream: TokioIo<S>)
 where
     A: App,
     S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(async |request| Ok::<_, Infallible>(answer::<A, S>(shared, request, peer)));
+    let Handshake { shared, peer, .. } = &**handshake;
+    let service = service_fn(async |request| Ok::<_, Infallible>(answer::<A, S>(handshake, request)));
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -67,13 +67,14 @@ where
 }
 
 /// Answers one request.
-fn answer<A, S>(shared: &Rc<Shared<A>>, mut request: Request<Incoming>, peer: Option<SocketAddr>) -> Response
+fn answer<A, S>(handshake: &Rc<Handshake<A>>, mut request: Request<Incoming>) -> Response
 where
     A: App,
     S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Handshake { shared, peer, .. } = &**handshake;
     let request_id = request_id(&request);
-    let mut response = route::<A, S>(shared, &mut request, &request_id);
+    let mut response = route::<A, S>(handshake, &mut request, &request_id);
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, header_value(&request_id));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -91,7 +92,7 @@ where
     response
 }
 
-fn route<A, S>(shared: &Rc<Shared<A>>, request: &mut Request<Incoming>, request_id: &Token) -> Response
+fn route<A, S>(handshake: &Rc<Handshake<A>>, request: &mut Request<Incoming>, request_id: &Token) -> Response
 where
     A: App,
     S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -103,7 +104,7 @@ where
     let page: fn(&Shared<A>) -> Response = match path {
         "/ws/chat/" => {
             return match *request.method() {
-                Method::GET => upgrade::upgrade::<A, S>(shared, request, request_id),
+                Method::GET => upgrade::upgrade::<A, S>(handshake, request, request_id),
                 _ => error::method_not_allowed("GET"),
             };
         }
@@ -119,7 +120,7 @@ where
     };
     match *request.method() {
         // For HEAD hyper sends the head of the answer alone.
-        Method::GET | Method::HEAD => page(shared),
+        Method::GET | Method::HEAD => page(&handshake.shared),
         _ => error::method_not_allowed("GET, HEAD"),
     }
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::error::error;
 use super::{Response, header_value};
-use crate::accept::IntoSocket;
+use crate::accept::{Handshake, IntoSocket};
 use crate::app::App;
 use crate::hub;
 use crate::metrics::Refused;
@@ -28,17 +28,21 @@ struct Refusal {
 }
 
 /// Answers 101 and takes the connection, or tells why not.
-pub(super) fn upgrade<A, S>(shared: &Rc<Shared<A>>, request: &mut Request<Incoming>, request_id: &Token) -> Response
+pub(super) fn upgrade<A, S>(
+    handshake: &Rc<Handshake<A>>,
+    request: &mut Request<Incoming>,
+    request_id: &Token,
+) -> Response
 where
     A: App,
     S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut response, token) = match examine(shared, request) {
+    let (mut response, token) = match examine(&handshake.shared, request) {
         Ok(accepted) => accepted,
-        Err(refusal) => return refuse(shared, refusal),
+        Err(refusal) => return refuse(&handshake.shared, refusal),
     };
     response.headers_mut().insert(SESSION, header_value(&token.0));
-    let (shared, request_id) = (shared.clone(), request_id.clone());
+    let (handshake, request_id) = (handshake.clone(), request_id.clone());
     let upgraded = hyper::upgrade::on(request);
     tokio::task::spawn_local(async move {
         // An error here is a client that left before it had its 101.
@@ -47,7 +51,8 @@ where
         let early = parts.read_buf.to_vec();
         let (token, resumed) = token;
         let adopted = parts.io.into_inner().into_socket().and_then(|socket| {
-            shared.hub.borrow_mut().adopt(hub::Upgraded { socket, token, request_id, resumed, early })
+            let mut hub = handshake.shared.hub.borrow_mut();
+            hub.adopt(hub::Upgraded { socket, token, request_id, resumed, early })
         });
         if let Err(error) = adopted {
             tracing::warn!(%error, "a WebSocket was lost right after its handshake");
