@@ -1,5 +1,6 @@
 //! WebSocket clients: tokio-tungstenite, and raw sockets for what a library would not do.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -109,6 +110,16 @@ pub enum Refused {
     Http(String),
 }
 
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Connect(error) => write!(f, "nobody listens: {error}"),
+            Refused::Lost(error) => write!(f, "the connection ended before there was an answer: {error}"),
+            Refused::Http(head) => write!(f, "refused: {head}"),
+        }
+    }
+}
+
 /// The handshake of a raw client.
 pub fn handshake(path: &str) -> String {
     format!(
@@ -140,7 +151,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 impl Raw {
     /// Connects and completes the handshake; `early` goes in the same write.
     pub async fn connect(address: SocketAddr, path: &str, early: &[u8]) -> Raw {
-        Raw::try_connect(address, path, early).await.unwrap_or_else(|refused| panic!("{refused:?}"))
+        Raw::try_connect(address, path, early).await.unwrap_or_else(|refused| panic!("{refused}"))
     }
 
     /// As [`Raw::connect`]; says what went wrong.

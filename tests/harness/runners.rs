@@ -138,7 +138,7 @@ impl Runner {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                Err(refused) => End::Wrong(format!("{refused:?}")),
+                Err(refused) => End::Wrong(refused.to_string()),
             };
             match end {
                 End::Lost => self.note(|book| book.lost += 1),
