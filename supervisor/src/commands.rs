@@ -26,7 +26,7 @@ type Refusal = (ErrorCode, String);
 impl Supervisor<'_> {
     /// Answers at once, or begins something that will.
     pub(crate) fn command(&mut self, client: ClientId, command: Command) {
-        tracing::debug!(?command, client, "control command");
+        tracing::debug!(command = command.name(), client, "control command");
         let answer = match command {
             Command::Status => Ok(Some(Output::Status(Box::new(self.status())))),
             Command::Pid { slots } => self.pids(&slots).map(Some),

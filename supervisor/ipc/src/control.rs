@@ -104,6 +104,30 @@ pub enum Command {
     Version,
 }
 
+impl Command {
+    /// Its name, as requests spell it: all of a command that may stand in a log, since the rest can be a message's text
+    /// or a session's token.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Status => "status",
+            Command::Pid { .. } => "pid",
+            Command::Start { .. } => "start",
+            Command::Stop { .. } => "stop",
+            Command::Restart { .. } => "restart",
+            Command::Reload => "reload",
+            Command::Scale { .. } => "scale",
+            Command::Tail { .. } => "tail",
+            Command::Signal { .. } => "signal",
+            Command::ReopenLogs => "reopen-logs",
+            Command::Connections { .. } => "connections",
+            Command::Disconnect { .. } => "disconnect",
+            Command::Broadcast { .. } => "broadcast",
+            Command::Shutdown => "shutdown",
+            Command::Version => "version",
+        }
+    }
+}
+
 fn default_limit() -> usize {
     20
 }
