@@ -221,7 +221,7 @@ impl<A: App> Hub<A> {
         self.finish(begun);
         // Its 101 went out before the drain began, and nobody else will tell it.
         if self.draining
-            && let Err(error) = self.say_bye(&[key])
+            && let Err(error) = self.say_bye(&[key], begun)
         {
             tracing::error!(%error, "a total cannot be read; a connection is closed without");
         }

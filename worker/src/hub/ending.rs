@@ -2,6 +2,7 @@
 
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 
@@ -12,9 +13,6 @@ use crate::connection::{Inbox, Violation};
 use crate::frame::{self, Kind};
 use crate::metrics::{Closes, Errors, Gauge, Messages};
 use crate::slab::{Connection, Phase};
-
-/// Scratchfuls that are read of one connection before a goodbye: eight mebibytes.
-const ROUNDS: usize = 128;
 
 impl<A: App> Hub<A> {
     /// Puts the close that `end` asks for behind the replies of the part that is being gathered.
@@ -177,19 +175,24 @@ impl<A: App> Hub<A> {
         keys.len() as u64
     }
 
-    /// Says goodbye to these connections: what they have sent is counted and answered, then comes bye, then 1001.
-    pub(crate) fn say_bye(&mut self, keys: &[usize]) -> Result<(), BackplaneError> {
-        self.read_out(keys);
+    /// Says goodbye to these connections: what they have sent is counted and answered, then comes bye, then 1001. Reading
+    /// ends at `read_until`, but not before each had its turn: a flood does not keep the others from their goodbye.
+    /// On an error they are closed without a bye: there is no total to name.
+    pub(crate) fn say_bye(&mut self, keys: &[usize], read_until: Instant) -> Result<(), BackplaneError> {
+        self.read_out(keys, read_until);
         let open = |key: &&usize| self.connections.get(**key).is_some_and(|c| c.phase == Phase::Open);
         let keys: Vec<usize> = keys.iter().filter(open).copied().collect();
         let sessions: Vec<_> = keys.iter().map(|key| self.connections[*key].token.clone()).collect();
-        let totals = self.backplane.load(&sessions)?;
+        let (totals, outcome) = match self.backplane.load(&sessions) {
+            Ok(totals) => (totals.into_iter().map(Some).collect(), Ok(())),
+            Err(error) => (vec![None; keys.len()], Err(error)),
+        };
         let mut out = Vec::new();
         for (key, total) in keys.into_iter().zip(totals) {
             out.clear();
             // A store that was set back knows less than the client.
-            let total = total.max(self.connections[key].shown);
-            if let Some(bye) = self.app.bye(total) {
+            let total = total.map(|total| total.max(self.connections[key].shown));
+            if let Some(bye) = total.and_then(|total| self.app.bye(total)) {
                 frame::append(&mut out, Kind::Text, bye.as_bytes());
                 self.metrics.messages(Messages::Sent, 1);
             }
@@ -198,14 +201,13 @@ impl<A: App> Hub<A> {
             self.end(key, Phase::Closing, Closes::Drained);
         }
         self.settle();
-        Ok(())
+        outcome
     }
 
     /// Reads all that these connections have sent before now, and answers it.
-    fn read_out(&mut self, keys: &[usize]) {
+    fn read_out(&mut self, keys: &[usize], until: Instant) {
         let mut unread = keys.to_vec();
-        // More than a receive buffer holds (tcp(7), tcp_rmem) came later: nobody can be kept waiting for it.
-        for _ in 0..ROUNDS {
+        loop {
             for key in unread.drain(..) {
                 self.read(key, true);
             }
@@ -213,11 +215,11 @@ impl<A: App> Hub<A> {
             unread = std::mem::take(&mut self.again);
             unread.sort_unstable();
             unread.dedup();
-            if unread.is_empty() {
+            if unread.is_empty() || Instant::now() >= until {
+                self.again = unread;
                 return;
             }
         }
-        self.again = unread;
     }
 
     /// When to come back, spread so that clients do not come as a herd.

@@ -22,6 +22,9 @@ const GRACE: Duration = Duration::from_millis(100);
 /// Of the time given, at most this much goes to HTTP connections that do not come to an end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// One part in so many of the time given is for what has arrived and is to be answered.
+const READING: u32 = 8;
+
 /// Says bye to every connection, waits until they have answered or the time is over, and cuts the rest. Accepting has
 /// stopped before.
 pub(super) async fn drain<A: App>(shared: &Rc<Shared<A>>, within: Duration) -> DrainReport {
@@ -31,9 +34,10 @@ pub(super) async fn drain<A: App>(shared: &Rc<Shared<A>>, within: Duration) -> D
     shared.hub.borrow_mut().draining = true;
     let before = shared.hub.borrow().metrics.drained();
     let keys = shared.hub.borrow().open_connections(|_| true);
+    let read_until = std::time::Instant::now() + within / READING;
     tracing::info!(connections = keys.len(), within_ms = within.as_millis() as u64, "draining");
     for slice in keys.chunks(SLICE) {
-        if let Err(error) = shared.hub.borrow_mut().say_bye(slice) {
+        if let Err(error) = shared.hub.borrow_mut().say_bye(slice, read_until) {
             tracing::error!(%error, "totals cannot be read; connections are closed without");
         }
         yield_now().await;
