@@ -12,7 +12,7 @@ forbid() {
   shift
   tree=$(cargo tree --locked --package "$crate" --edges normal --prefix none --format '{lib}')
   for name in "$@"; do
-    grep -qx "$name" <<<"$tree" && complain "$crate must not depend on $name"
+    if grep -qx "$name" <<<"$tree"; then complain "$crate must not depend on $name"; fi
   done
 }
 forbid baton-ipc baton_supervisor baton_worker baton tokio tracing hyper tungstenite redis heed
