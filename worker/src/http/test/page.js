@@ -11,6 +11,7 @@ const log = $('log');
 let entries = [];
 let following = true;
 let ownScroll = -1;
+let ownSize = '';
 
 /** Adds a line: `direction` is in, out or here; `kind` is message, heartbeat, error, bye, close, open or note. */
 function note(direction, kind, text, detail = '') {
@@ -60,7 +61,12 @@ function schedule(task) {
 function toNewest() {
   log.scrollTop = log.scrollHeight;
   ownScroll = log.scrollTop;
+  ownSize = size();
   follow(true);
+}
+
+function size() {
+  return `${log.clientWidth} × ${log.clientHeight}`;
 }
 
 function follow(on) {
@@ -70,6 +76,8 @@ function follow(on) {
 
 log.addEventListener('scroll', () => {
   if (Math.abs(log.scrollTop - ownScroll) <= 1) return;
+  // Moved by the layout and not by hand: the keyboard of a phone came or went, or the phone was turned.
+  if (following && size() !== ownSize) return toNewest();
   ownScroll = -1;
   follow(log.scrollHeight - log.scrollTop - log.clientHeight < 8);
 });
@@ -255,7 +263,7 @@ function reconnectIn(milliseconds) {
   const tick = () => {
     const left = at - performance.now();
     if (left <= 0) connect();
-    else $('countdown').textContent = `again in ${(left / 1000).toFixed(1)} s`;
+    else $('countdown').textContent = `in ${(left / 1000).toFixed(1)} s`;
   };
   waiting = { timer: setInterval(tick, 100) };
   tick();
