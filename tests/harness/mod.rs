@@ -2,6 +2,7 @@
 //!
 //! Nothing here sleeps for a time and hopes: every wait is for an event, with a deadline that only a real fault reaches.
 
+pub mod browser;
 pub mod client;
 pub mod example;
 pub mod http;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+pub use browser::Browser;
 pub use client::Client;
 pub use runners::Runners;
 pub use service::Service;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::{Pid, SysconfVar, getpgid, sysconf};
 
 /// Resident memory in bytes; 0 for a process that is gone.
 pub fn rss(pid: Pid) -> u64 {
@@ -28,4 +28,12 @@ pub fn is_alive(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let over = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
     !over || fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
+}
+
+/// Whether any process of a process group is there, and is not just waiting to be reaped.
+pub fn is_group_alive(group: Pid) -> bool {
+    let names =
+        fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut pids = names.filter_map(|name| name.parse().ok()).map(Pid::from_raw);
+    pids.any(|pid| getpgid(Some(pid)) == Ok(group) && is_alive(pid))
 }

@@ -220,7 +220,7 @@ pub fn forget_settings(command: &mut Command) {
 }
 
 /// A test that panics or is killed leaves nothing behind: the kernel ends the child with the thread that began it.
-fn die_with_us(command: &mut Command) {
+pub fn die_with_us(command: &mut Command) {
     let act = || nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into);
     // SAFETY: one system call, which is all that may be done between fork and exec.
     unsafe { command.pre_exec(act) };
