@@ -4,7 +4,7 @@
 //! `WRITE_MAP | NO_SYNC`: a commit is a change of the page cache, which survives the death of any process, but not a
 //! power loss. For that there is `checkpoint.mdb`, a copy at most a minute old that is wholly on the disk.
 //!
-//! [`prepare`] decides once, in the parent, which of the two the workers will find as `data.mdb`. It works on files
+//! [`prepare()`] decides once, in the parent, which of the two the workers will find as `data.mdb`. It works on files
 //! alone and never opens LMDB, because an environment must not be carried across a fork:
 //!
 //! | what it finds | what it does |
