@@ -154,7 +154,7 @@ fn scaling_up_and_down_loses_no_connection() {
     (0..100).for_each(|_| assert_eq!(generation.visit().0, 0));
     let status = generation.status();
     let states: Vec<State> = status.slots.iter().map(|slot| slot.state).collect();
-    assert_eq!(states, [State::Serving, State::Stopped, State::Stopped]);
+    assert_eq!(states, [State::Serving], "a slot that was scaled away is not told of");
     let refused = generation.ask(r#""command":"start","slots":[2]"#);
     assert!(matches!(refused, Reply::Error { code: ErrorCode::NotFound, .. }), "{refused:?}");
     assert!(matches!(generation.ask(r#""command":"scale","workers":2"#), Reply::Done { .. }));
@@ -166,7 +166,7 @@ fn signals_scale_and_end() {
     generation.signal(Signal::SIGTTIN);
     generation.wait_for("a second worker", |status| status.slots.get(1).is_some_and(|s| s.state == State::Serving));
     generation.signal(Signal::SIGTTOU);
-    generation.wait_for("one worker", |status| status.slots[1].state == State::Stopped);
+    generation.wait_for("one worker", |status| status.slots.len() == 1);
     let before = generation.pids();
     generation.signal(Signal::SIGHUP);
     generation.wait_for("a fresh worker", |status| {
