@@ -149,7 +149,8 @@ impl Mark {
                     None => format!("slot {number}: pid {pid} serves"),
                 });
             }
-            (Goal::Up | Goal::Fresh, Slot::Starting { pid, .. }) if is_new(pid) => {
+            // One that was on its way before anybody asked proves nothing by its death: the reason may be gone since.
+            (Goal::Up | Goal::Fresh, Slot::Starting { pid, .. }) if Some(*pid) != self.old => {
                 self.deaths.get_or_insert(view.deaths);
             }
             (Goal::Up | Goal::Down | Goal::Fresh, _) => {}
@@ -231,6 +232,19 @@ mod tests {
         let mut op = Operation::new("start", None, vec![Task::new(Goal::Up, [0])]);
         assert_eq!(advance(&mut op, &[serving(1)], 0), Move::Apply(Event::Start, vec![0]));
         assert_eq!(advance(&mut op, &[serving(1)], 0), Move::Say("slot 0: pid 1 serves".into()));
+    }
+
+    #[test]
+    fn a_start_does_not_fail_by_a_worker_that_was_on_its_way_before() {
+        let mut op = Operation::new("start", None, vec![Task::new(Goal::Up, [0])]);
+        assert_eq!(advance(&mut op, &[starting(1)], 4), Move::Apply(Event::Start, vec![0]));
+        assert_eq!(advance(&mut op, &[starting(1)], 4), Move::Wait);
+        assert_eq!(advance(&mut op, &[vacant()], 5), Move::Wait);
+        assert_eq!(advance(&mut op, &[starting(2)], 5), Move::Wait);
+        assert!(matches!(advance(&mut op, &[vacant()], 6), Move::Finish(Err(_))));
+        let mut op = Operation::new("start", None, vec![Task::new(Goal::Up, [0])]);
+        advance(&mut op, &[starting(1)], 4);
+        assert_eq!(advance(&mut op, &[serving(1)], 4), Move::Say("slot 0: pid 1 serves".into()));
     }
 
     #[test]
