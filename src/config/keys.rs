@@ -89,7 +89,8 @@ pub(crate) const KEYS: &[Key] = &[
     .hidden()
     .help("Redis as the backplane"),
     Key::one("session-ttl", Sessions, "DURATION", |c, v| {
-        c.worker.session_ttl = duration(v, MS_100..=DAY * 365)?;
+        // The store counts whole seconds.
+        c.worker.session_ttl = duration(v, Duration::from_secs(1)..=DAY * 365)?;
         Ok(())
     })
     .default("24h")
@@ -199,7 +200,8 @@ pub(crate) const KEYS: &[Key] = &[
     .default("30s")
     .help("A worker that is not ready by then is killed"),
     Key::one("hang-timeout", Processes, "DURATION", |c, v| {
-        c.supervisor.hang_timeout = duration(v, MS_100..=10 * MINUTE)?;
+        // Event loops report once a second.
+        c.supervisor.hang_timeout = duration(v, Duration::from_secs(2)..=10 * MINUTE)?;
         Ok(())
     })
     .default("5s")

@@ -21,6 +21,9 @@ use crate::readable::Readable;
 /// How often a worker says that its loop turns, and looks at deadlines.
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Turns under load before HTTP, timers and the supervisor get theirs: a millisecond or two.
+const TURNS: u32 = 8;
+
 /// Handles of the standing tasks.
 pub(super) struct Tasks(Vec<JoinHandle<()>>);
 
@@ -52,8 +55,9 @@ pub(super) fn spawn<A: App>(shared: &Rc<Shared<A>>) -> io::Result<Tasks> {
     Ok(Tasks(tasks))
 }
 
-/// Turns when the inner epoll is readable; lets others go between two turns.
+/// Turns when the inner epoll is readable; lets others go in between.
 async fn turns<A: App>(shared: Rc<Shared<A>>, epoll: Readable) {
+    let mut without_pause = 0_u32;
     loop {
         if epoll.ready().await.is_err() {
             return;
@@ -61,7 +65,12 @@ async fn turns<A: App>(shared: Rc<Shared<A>>, epoll: Readable) {
         loop {
             match shared.turn() {
                 Ok(false) => break,
-                Ok(true) => yield_now().await,
+                Ok(true) => {
+                    without_pause = without_pause.wrapping_add(1);
+                    if without_pause.is_multiple_of(TURNS) {
+                        yield_now().await;
+                    }
+                }
                 Err(error) => {
                     // epoll_wait(2) fails only on a programming error: nothing can be served any more.
                     tracing::error!(%error, "the connections' epoll fails");
