@@ -4,7 +4,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::harness::service::Builder;
-use crate::harness::{Browser, Service, private_address};
+use crate::harness::{Browser, Service, eventually_async, private_address};
 
 /// Most lines that the log keeps.
 const LOG_LIMIT: usize = 500;
@@ -277,8 +277,15 @@ async fn it_stays_away_when_coming_back_makes_no_sense() {
     assert_eq!(page.browser.evaluate(AT_NEWEST).await, true, "the newest line is out of sight");
 
     // Whoever reads what was before is left there.
-    page.browser.wheel("#log", -600).await;
-    page.browser.wait_for("!document.querySelector('#newest').hidden").await;
+    // A wheel that turns while the page still lays out can be lost on its way; a hand turns it again.
+    eventually_async("the log is scrolled back", async || {
+        page.browser.settle().await;
+        page.browser.wheel("#log", -600).await;
+        page.browser.settle().await;
+        let hidden = page.browser.evaluate("document.querySelector('#newest').hidden").await;
+        (hidden == false).then_some(())
+    })
+    .await;
     page.say_and_count("news", 302).await;
     page.wait_line("in", "message", r#"{"count":302}"#).await;
     page.browser.settle().await;
