@@ -5,22 +5,13 @@ use std::collections::BTreeMap;
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
-use crate::harness::http::{Answer, Http, get};
+use crate::harness::http::{Http, get};
 use crate::harness::{Client, Service, eventually};
 
 const PAGES: [&str; 7] = ["/healthz", "/readyz", "/status", "/metrics", "/test/", "/test/page.js", "/test/page.css"];
 
 fn request(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n")
-}
-
-#[track_caller]
-fn assert_error(answer: &Answer, status: u16, error: &str) {
-    assert_eq!(answer.status, status, "{answer:?}");
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    let json = answer.json();
-    assert_eq!(json["error"], error, "{json}");
-    assert!(json["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{json}");
 }
 
 #[test]
@@ -259,18 +250,18 @@ fn other_paths_and_methods_are_refused_as_json() {
     for path in
         ["/", "/ws/chat", "/ws/chat//", "/ws/", "/healthz/", "/HEALTHZ", "/../etc/passwd", "/%68ealthz", "/admin"]
     {
-        assert_error(&http.ask(request("GET", path)), 404, "not_found");
+        http.ask(request("GET", path)).assert_error(404, "not_found");
     }
     let moved = http.ask(request("GET", "/test"));
     assert_eq!((moved.status, moved.header("location")), (308, Some("/test/")));
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
         for path in PAGES {
             let answer = http.ask(request(method, path));
-            assert_error(&answer, 405, "method_not_allowed");
+            answer.assert_error(405, "method_not_allowed");
             assert_eq!(answer.header("allow"), Some("GET, HEAD"), "{method} {path}");
         }
         let answer = http.ask(request(method, "/ws/chat/"));
-        assert_error(&answer, 405, "method_not_allowed");
+        answer.assert_error(405, "method_not_allowed");
         assert_eq!(answer.header("allow"), Some("GET"), "{method}");
     }
     assert_eq!(service.metric(r#"http_requests_total{status="4xx"}"#), 9.0 + 7.0 * 8.0);
@@ -282,7 +273,7 @@ fn a_request_names_one_host() {
     for host in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
         for path in ["/healthz", "/ws/chat/"] {
             let mut http = Http::connect(service.address);
-            assert_error(&http.ask(format!("GET {path} HTTP/1.1\r\n{host}\r\n")), 400, "bad_request");
+            http.ask(format!("GET {path} HTTP/1.1\r\n{host}\r\n")).assert_error(400, "bad_request");
         }
     }
     // HTTP/1.0 had no such field.
@@ -336,16 +327,16 @@ fn a_handshake_that_is_none_is_told_what_is_missing() {
         ask("1.0", "", None),
     ];
     for answer in &required {
-        assert_error(answer, 426, "upgrade_required");
+        answer.assert_error(426, "upgrade_required");
         // RFC 6455 section 4.4: what it should have been.
         assert_eq!((answer.header("upgrade"), answer.header("sec-websocket-version")), (Some("websocket"), Some("13")));
         assert!(answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")), "{answer:?}");
     }
     let short = ["", "short", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZQ===", "dGhlIHNhbXBsZSBub25j*Q=="];
     for key in short {
-        assert_error(&ask("1.1", "", Some(("Sec-WebSocket-Key", key))), 400, "bad_request");
+        ask("1.1", "", Some(("Sec-WebSocket-Key", key))).assert_error(400, "bad_request");
     }
-    assert_error(&ask("1.1", "Sec-WebSocket-Key", None), 400, "bad_request");
+    ask("1.1", "Sec-WebSocket-Key", None).assert_error(400, "bad_request");
     let refused = service.metric(r#"websocket_refused_total{reason="bad_upgrade"}"#);
     assert_eq!(refused, (required.len() + short.len() + 1) as f64);
 }

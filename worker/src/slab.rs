@@ -13,8 +13,8 @@ use crate::metrics::Closes;
 use crate::rooms::Joined;
 use crate::token::Token;
 
-/// How far a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far a connection has come: later ones are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Messages go both ways.
     Open,

@@ -32,15 +32,6 @@ fn is_uuid_v4(text: &str) -> bool {
         && variant.is_some_and(|c| b"89ab".contains(c))
 }
 
-#[track_caller]
-fn assert_refused(answer: &Answer, status: u16, error: &str) {
-    assert_eq!(answer.status, status, "{answer:?}");
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    let json = answer.json();
-    assert_eq!(json["error"], error, "{json}");
-    assert!(json["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{json}");
-}
-
 #[test]
 fn the_answer_is_that_of_the_rfc() {
     let service = Service::start(&[("--workers", "1")]);
@@ -107,7 +98,7 @@ fn what_is_no_token_is_refused_before_the_upgrade() {
     ];
     for query in &queries {
         let answer = upgrade(&service, &format!("/ws/chat/?{query}"), &[]);
-        assert_refused(&answer, 400, "invalid_session_uuid");
+        answer.assert_error(400, "invalid_session_uuid");
         assert_eq!(answer.header("x-session-uuid"), None);
     }
     assert_eq!(service.metric(r#"websocket_refused_total{reason="bad_session"}"#), queries.len() as f64);
@@ -152,7 +143,7 @@ fn only_allowed_origins_may_connect() {
         "null",
     ];
     for origin in refused {
-        assert_refused(&upgrade(&service, "/ws/chat/", &[("Origin", origin)]), 403, "origin_not_allowed");
+        upgrade(&service, "/ws/chat/", &[("Origin", origin)]).assert_error(403, "origin_not_allowed");
     }
     assert_eq!(service.metric(r#"websocket_refused_total{reason="origin"}"#), refused.len() as f64);
     let open = Service::start(&[("--workers", "1")]);
@@ -168,7 +159,7 @@ async fn a_full_worker_says_503_and_serves_again_when_one_leaves() {
         assert_eq!(client.count().await, 1);
     }
     let refused = upgrade(&service, "/ws/chat/", &[]);
-    assert_refused(&refused, 503, "connection_limit");
+    refused.assert_error(503, "connection_limit");
     let retry: u64 = refused.header("retry-after").expect("when to come back").parse().expect("seconds");
     assert!((1..=60).contains(&retry), "{retry}");
     assert_eq!(service.metric(r#"websocket_refused_total{reason="connection_limit"}"#), 1.0);

@@ -76,13 +76,7 @@ impl<A: App> Hub<A> {
         if connection.phase == Phase::Open {
             connection.ended_by = by;
         }
-        let order = |phase| match phase {
-            Phase::Open => 0,
-            Phase::Closing => 1,
-            Phase::Failed => 2,
-            Phase::Done => 3,
-        };
-        if order(phase) > order(connection.phase) {
+        if phase > connection.phase {
             connection.phase = phase;
             self.changed.push(key);
         }
@@ -245,12 +239,12 @@ impl<A: App> Hub<A> {
     }
 
     fn remove(&mut self, key: usize) {
-        let Some(connection) = self.connections.try_remove(key) else { return };
+        let Some(mut connection) = self.connections.try_remove(key) else { return };
         // Before the descriptor closes: another process may hold the same socket, and this epoll would go on
         // telling of it.
         let _ = self.poll.registry().deregister(&mut SourceFd(&connection.socket.as_raw_fd()));
         self.held = self.held.saturating_sub(connection.held());
-        self.rooms.leave_all(key, connection.rooms.clone());
+        self.rooms.leave_all(key, connection.rooms.take());
         if connection.shown > 0 || connection.resumed {
             self.batch.touches.push(connection.token.clone());
         }
