@@ -5,7 +5,6 @@ mod conformance;
 mod embedded;
 
 use crate::batch::{Batch, Publication};
-use crate::token::Token;
 
 pub(crate) use embedded::{Embedded, Options};
 
@@ -28,18 +27,30 @@ pub(crate) enum BackplaneError {
     },
 }
 
+/// How far a commit has come when [`Backplane::commit`] returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It is over, and the outcomes are filled in.
+    Done,
+    /// It is under way. The batch is to be kept until it is settled, and nothing else committed meanwhile.
+    Begun,
+}
+
 /// What a worker needs of whatever it shares with others.
 ///
-/// **The promise:** a count that [`Backplane::commit`] has filled in is never given again, and none below it follows, not
-/// across the death of any process.
+/// **The promise:** a count that a commit has filled in is never given again, and none below it follows, not across the
+/// death of any process.
 pub(crate) trait Backplane {
-    /// Commits all increments, publications and touches of the batch, or none of them, and fills in the counts.
-    fn commit(&mut self, batch: &mut Batch) -> Result<(), BackplaneError>;
-
-    /// The counts of these sessions now; 0 for one that has none.
-    fn load(&mut self, sessions: &[Token]) -> Result<Vec<u64>, BackplaneError>;
+    /// Commits increments and publications of the batch, and fills in the outcomes. An error: none of them.
+    fn commit(&mut self, batch: &mut Batch) -> Result<Progress, BackplaneError>;
 
     /// The next publications of all workers, this one's included, in the order in which they were committed; how many
     /// were missed because they were gone before this worker came for them. At most a few hundred a call.
     fn published(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError>;
+
+    /// The store of this host. Every backplane has one.
+    fn host(&mut self) -> &mut Embedded;
+
+    /// Leaves it in good order.
+    fn close(self: Box<Self>) -> Result<(), BackplaneError>;
 }

@@ -2,6 +2,7 @@
 //! The increments are committed together; only then do the replies leave (group commit).
 
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::token::Token;
 
@@ -10,12 +11,25 @@ use crate::token::Token;
 pub(crate) struct Increment {
     /// Whose.
     pub(crate) token: Token,
-    /// By how many messages.
+    /// By how many messages; by none, the count is only looked up, and the session kept from expiring.
     pub(crate) by: u32,
-    /// The highest count that a reply on this connection has shown: the count never falls below it.
-    pub(crate) floor: u64,
-    /// Filled in by the commit: the count after the last of them.
-    pub(crate) last: u64,
+    /// The highest count that this connection knows of its session: the count never falls below it. None: the client has
+    /// named the session, and it was not looked up yet.
+    pub(crate) floor: Option<u64>,
+    /// Filled in by the commit.
+    pub(crate) outcome: Outcome,
+}
+
+/// What became of an [`Increment`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Nothing: the backplane failed.
+    #[default]
+    Failed,
+    /// The count after the last message.
+    Count(u64),
+    /// Nothing: what the session's count is cannot be known now.
+    Unknown,
 }
 
 /// A text for everyone in a room.
@@ -34,13 +48,15 @@ pub(crate) struct Batch {
     pub(crate) increments: Vec<Increment>,
     /// What is to be published.
     pub(crate) publications: Vec<Publication>,
-    /// Sessions whose last connection may just have gone: their time to live begins anew.
-    pub(crate) touches: Vec<Token>,
+    /// When the first that is in it was read.
+    pub(crate) begun: Option<Instant>,
     parts: Vec<Part>,
     ops: Vec<Op>,
     bytes: Vec<u8>,
     /// Where the part that is being gathered begins.
     begin: Range<usize>,
+    /// Whether that part wants to know its session's count, even if it counts nothing.
+    looks_up: bool,
 }
 
 /// What one connection gets at the end of the turn, in order.
@@ -59,6 +75,8 @@ enum Op {
     Counted(u32),
     /// The bytes up to here, as they are.
     Bytes(usize),
+    /// The goodbye, with the session's count.
+    Bye,
 }
 
 /// One connection's part, on its way out.
@@ -79,12 +97,32 @@ pub(crate) enum Piece<'a> {
     Counted(std::ops::RangeInclusive<u64>),
     /// Frames, encoded.
     Bytes(&'a [u8]),
+    /// The goodbye, with the session's count; none: it is not known.
+    Bye(Option<u64>),
 }
 
 impl Batch {
     /// Begins the part of a connection.
     pub(crate) fn begin(&mut self) {
         self.begin = self.ops.len()..self.bytes.len();
+        self.looks_up = false;
+    }
+
+    /// The connection whose part was begun wants to know its session's count.
+    pub(crate) fn look_up(&mut self) {
+        self.looks_up = true;
+    }
+
+    /// Says goodbye to the connection whose part was begun, after what is in it so far.
+    pub(crate) fn bye(&mut self) {
+        self.seal_bytes();
+        self.ops.push(Op::Bye);
+        self.looks_up = true;
+    }
+
+    /// Keeps a session from expiring.
+    pub(crate) fn touch(&mut self, token: Token) {
+        self.increments.push(Increment { token, by: 0, floor: None, outcome: Outcome::Failed });
     }
 
     /// Counts one message of the connection whose part was begun.
@@ -92,7 +130,7 @@ impl Batch {
         self.seal_bytes();
         match self.ops[self.begin.start..].last_mut() {
             Some(Op::Counted(n)) => *n += 1,
-            Some(Op::Bytes(_)) | None => self.ops.push(Op::Counted(1)),
+            Some(Op::Bytes(_) | Op::Bye) | None => self.ops.push(Op::Counted(1)),
         }
     }
 
@@ -105,25 +143,26 @@ impl Batch {
         self.publications.push(Publication { room: room.to_owned(), text: text.to_owned() });
     }
 
-    /// Ends the part. One that holds nothing leaves no trace.
-    pub(crate) fn end(&mut self, key: usize, id: u64, token: &Token, floor: u64) {
+    /// Ends the part. `false`: it holds nothing, and leaves no trace.
+    pub(crate) fn end(&mut self, key: usize, id: u64, token: &Token, floor: Option<u64>) -> bool {
         self.seal_bytes();
         let ops = self.begin.start..self.ops.len();
-        if ops.is_empty() {
-            return;
+        if ops.is_empty() && !self.looks_up {
+            return false;
         }
         let by = self.ops[ops.clone()].iter().map(|op| if let Op::Counted(n) = op { *n } else { 0 }).sum();
-        let increment = (by > 0).then(|| {
-            self.increments.push(Increment { token: token.clone(), by, floor, last: 0 });
+        let increment = (by > 0 || self.looks_up).then(|| {
+            self.increments.push(Increment { token: token.clone(), by, floor, outcome: Outcome::Failed });
             self.increments.len() - 1
         });
         self.parts.push(Part { key, id, increment, ops, bytes: self.begin.end });
+        true
     }
 
     fn seal_bytes(&mut self) {
         let sealed = self.ops[self.begin.start..].iter().rev().find_map(|op| match op {
             Op::Bytes(end) => Some(*end),
-            Op::Counted(_) => None,
+            Op::Counted(_) | Op::Bye => None,
         });
         if self.bytes.len() > sealed.unwrap_or(self.begin.end) {
             self.ops.push(Op::Bytes(self.bytes.len()));
@@ -132,7 +171,17 @@ impl Batch {
 
     /// Whether a commit has anything to do.
     pub(crate) fn has_store_work(&self) -> bool {
-        !(self.increments.is_empty() && self.publications.is_empty() && self.touches.is_empty())
+        !(self.increments.is_empty() && self.publications.is_empty())
+    }
+
+    /// Messages in it that are counted.
+    pub(crate) fn messages(&self) -> u64 {
+        self.increments.iter().map(|increment| u64::from(increment.by)).sum()
+    }
+
+    /// Bytes of replies in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// How many parts there are.
@@ -156,9 +205,9 @@ impl Batch {
     /// Empties it, and gives back memory that only a rare turn needs.
     pub(crate) fn clear(&mut self) {
         const KEEP: usize = 64 * 1024;
+        self.begun = None;
         self.increments.clear();
         self.publications.clear();
-        self.touches.clear();
         self.parts.clear();
         self.ops.clear();
         self.bytes.clear();
@@ -170,9 +219,28 @@ impl Batch {
 }
 
 impl<'a> Ready<'a> {
+    /// What became of its increment, if it has one.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        self.increment.map(|increment| increment.outcome)
+    }
+
+    /// Whether it is the goodbye.
+    pub(crate) fn is_bye(&self) -> bool {
+        self.ops.last() == Some(&Op::Bye)
+    }
+
+    /// Whether it has messages that are counted.
+    pub(crate) fn counts(&self) -> bool {
+        self.increment.is_some_and(|increment| increment.by > 0)
+    }
+
     /// The pieces in the order in which they must leave.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'a>> {
-        let mut count = self.increment.map_or(0, |increment| increment.last - u64::from(increment.by));
+        let (last, by) = match self.increment {
+            Some(Increment { outcome: Outcome::Count(last), by, .. }) => (Some(*last), u64::from(*by)),
+            Some(Increment { outcome: Outcome::Failed | Outcome::Unknown, .. }) | None => (None, 0),
+        };
+        let mut count = last.unwrap_or(0).saturating_sub(by);
         let (mut at, bytes) = (self.at, self.bytes);
         self.ops.iter().map(move |op| match *op {
             Op::Counted(n) => {
@@ -181,6 +249,7 @@ impl<'a> Ready<'a> {
                 Piece::Counted(first..=count)
             }
             Op::Bytes(end) => Piece::Bytes(&bytes[std::mem::replace(&mut at, end)..end]),
+            Op::Bye => Piece::Bye(last),
         })
     }
 
@@ -188,7 +257,7 @@ impl<'a> Ready<'a> {
     pub(crate) fn bytes_before_counted(&self) -> &'a [u8] {
         match self.ops.first() {
             Some(Op::Bytes(end)) => &self.bytes[self.at..*end],
-            Some(Op::Counted(_)) | None => &[],
+            Some(Op::Counted(_) | Op::Bye) | None => &[],
         }
     }
 }
@@ -208,14 +277,15 @@ mod tests {
         batch.count();
         batch.bytes_for_reply().extend(b"pong");
         batch.bytes_for_reply().extend(b"close");
-        batch.end(1, 11, &token, 5);
+        assert!(batch.end(1, 11, &token, Some(5)));
         batch.begin();
-        batch.end(2, 22, &token, 0);
+        assert!(!batch.end(2, 22, &token, Some(0)), "an empty part");
         batch.begin();
         batch.bytes_for_reply().extend(b"only");
-        batch.end(3, 33, &token, 0);
-        assert_eq!(batch.increments, [Increment { token, by: 3, floor: 5, last: 0 }]);
-        batch.increments[0].last = 10;
+        batch.end(3, 33, &token, Some(0));
+        let increment = Increment { token, by: 3, floor: Some(5), outcome: Outcome::Failed };
+        assert_eq!(batch.increments, [increment]);
+        batch.increments[0].outcome = Outcome::Count(10);
         assert_eq!(batch.len(), 2);
         let first = batch.part(0);
         assert_eq!(
@@ -228,5 +298,21 @@ mod tests {
         assert_eq!(second.pieces().collect::<Vec<_>>(), [Piece::Bytes(b"only")]);
         batch.clear();
         assert_eq!((batch.len(), batch.has_store_work()), (0, false));
+    }
+
+    #[test]
+    fn a_goodbye_tells_the_count_if_it_is_known() {
+        let token: Token = "abc".parse().unwrap();
+        let mut batch = Batch::default();
+        batch.begin();
+        batch.bye();
+        batch.end(1, 11, &token, None);
+        batch.begin();
+        batch.look_up();
+        assert!(batch.end(2, 22, &token, None), "a look-up is a part, with nothing to say");
+        assert_eq!(batch.part(0).pieces().collect::<Vec<_>>(), [Piece::Bye(None)]);
+        batch.increments[0].outcome = Outcome::Count(7);
+        assert_eq!(batch.part(0).pieces().collect::<Vec<_>>(), [Piece::Bye(Some(7))]);
+        assert_eq!((batch.part(1).pieces().count(), batch.part(1).counts()), (0, false));
     }
 }

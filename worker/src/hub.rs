@@ -15,8 +15,8 @@ use mio::{Events, Interest};
 use slab::Slab;
 
 use crate::app::{App, Message, Reply, RoomChange, Session, Wishes};
-use crate::backplane::{Backplane, Embedded};
-use crate::batch::{Batch, Piece};
+use crate::backplane::{Backplane, BackplaneError, Progress};
+use crate::batch::{Batch, Outcome, Piece};
 use crate::connection::{Bounds, Flow, Inbox, Incoming, Violation};
 use crate::frame::{self, Kind};
 use crate::heartbeat::wall_ms;
@@ -35,19 +35,39 @@ const SCRATCH: usize = 64 * 1024;
 /// of the processor's cache when its reply is written: at 1,024 a message costs a tenth more than at 32.
 const EVENTS: usize = 32;
 
+/// While a commit is under way nothing is read any more once so many replies, or bytes of them, wait for the next one.
+const MAX_GATHERED: usize = 4096;
+const MAX_GATHERED_BYTES: usize = 1024 * 1024;
+
+/// What comes after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// Nothing, before the epoll says so.
+    Rest,
+    /// Another turn, at once.
+    More,
+    /// Nothing, before the commit that is under way is settled: enough has been gathered for the next one.
+    Settlement,
+}
+
 /// What a worker knows of its connections.
 pub(crate) struct Hub<A: App> {
     pub(crate) app: A,
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
-    pub(crate) backplane: Embedded,
+    pub(crate) backplane: Box<dyn Backplane>,
     pub(crate) connections: Slab<Connection<A::State>>,
     /// Refuses new connections; set once, when the worker begins to drain.
     pub(crate) draining: bool,
     poll: mio::Poll,
     events: Events,
     scratch: Box<[u8]>,
+    /// What is being gathered.
     batch: Batch,
+    /// What the backplane is committing.
+    under_way: Option<Batch>,
+    /// An empty one, for its memory.
+    spare: Batch,
     /// One connection's replies, on their way out.
     out: Vec<u8>,
     rooms: Rooms,
@@ -95,7 +115,12 @@ enum End {
 }
 
 impl<A: App> Hub<A> {
-    pub(crate) fn new(app: A, settings: Settings, metrics: Metrics, backplane: Embedded) -> io::Result<Hub<A>> {
+    pub(crate) fn new(
+        app: A,
+        settings: Settings,
+        metrics: Metrics,
+        backplane: Box<dyn Backplane>,
+    ) -> io::Result<Hub<A>> {
         metrics.gauge(Gauge::StoreOk, 1);
         let first_id = fastrand::u64(..);
         Ok(Hub {
@@ -109,6 +134,8 @@ impl<A: App> Hub<A> {
             events: Events::with_capacity(EVENTS),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             batch: Batch::default(),
+            under_way: None,
+            spare: Batch::default(),
             out: Vec::new(),
             rooms: Rooms::default(),
             again: Vec::new(),
@@ -136,8 +163,11 @@ impl<A: App> Hub<A> {
         self.next_id.wrapping_sub(self.first_id)
     }
 
-    /// One turn. `true`: there is more to do at once.
-    pub(crate) fn turn(&mut self) -> io::Result<bool> {
+    /// One turn.
+    pub(crate) fn turn(&mut self) -> io::Result<After> {
+        if self.is_full() {
+            return Ok(After::Settlement);
+        }
         let begun = Instant::now();
         self.now_ms = monotonic_ms();
         self.poll.poll(&mut self.events, Some(Duration::ZERO)).or_else(interrupted)?;
@@ -165,7 +195,11 @@ impl<A: App> Hub<A> {
             }
         }
         self.finish(begun);
-        Ok(taken == EVENTS || !self.again.is_empty())
+        Ok(if taken == EVENTS || !self.again.is_empty() { After::More } else { After::Rest })
+    }
+
+    fn is_full(&self) -> bool {
+        self.under_way.is_some() && (self.batch.len() >= MAX_GATHERED || self.batch.bytes() >= MAX_GATHERED_BYTES)
     }
 
     /// Takes a connection whose handshake is over.
@@ -189,6 +223,8 @@ impl<A: App> Hub<A> {
             opened_ms: self.now_ms,
             received: 0,
             shown: 0,
+            unanswered: 0,
+            known: !upgraded.resumed,
             beat_ms: wall_ms(),
             token: upgraded.token,
             request_id: upgraded.request_id,
@@ -210,20 +246,18 @@ impl<A: App> Hub<A> {
         let connection = &mut self.connections[key];
         let mut session = Session { token: &connection.token, batch: &mut self.batch, wishes: &mut wishes };
         self.app.opened(&mut connection.state, &mut session);
+        if upgraded.resumed {
+            self.batch.look_up();
+        }
         self.end_part(key, wishes, None);
         let mut early = upgraded.early;
         if !early.is_empty() {
             self.feed(key, &mut early);
         }
-        if upgraded.resumed {
-            self.batch.touches.push(self.connections[key].token.clone());
-        }
         self.finish(begun);
         // Its 101 went out before the drain began, and nobody else will tell it.
-        if self.draining
-            && let Err(error) = self.say_bye(&[key], begun)
-        {
-            tracing::error!(%error, "a total cannot be read; a connection is closed without");
+        if self.draining {
+            self.say_bye(&[key], begun);
         }
         Ok(())
     }
@@ -343,42 +377,52 @@ impl<A: App> Hub<A> {
         if let Some(end) = end {
             self.close_in_batch(key, end);
         }
-        let connection = &self.connections[key];
-        self.batch.end(key, connection.id, &connection.token, connection.shown);
+        self.seal_part(key);
     }
 
-    /// Commits what the turn has gathered, then lets the replies leave.
+    /// Ends the part that is being gathered.
+    fn seal_part(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        let held = self.batch.end(key, connection.id, &connection.token, connection.floor());
+        connection.unanswered += u32::from(held);
+    }
+
+    /// Commits what was gathered, unless a commit is under way, and lets the replies leave.
     fn finish(&mut self, begun: Instant) {
-        if self.batch.has_store_work() {
-            self.commit();
-        }
-        if self.batch.len() > 0 {
-            self.reply();
-            let messages = self.batch.increments.iter().map(|increment| u64::from(increment.by)).sum::<u64>();
-            self.metrics.observe(&DURATION, begun.elapsed(), messages.max(1));
-        }
         // Once a turn, not once a message.
         self.metrics.messages(Messages::Received, std::mem::take(&mut self.received));
-        self.metrics.messages(Messages::Sent, std::mem::take(&mut self.sent));
-        let published = !self.batch.publications.is_empty() && self.store_ok;
-        self.batch.clear();
-        if published {
-            self.deliver_published();
+        self.batch.begun.get_or_insert(begun);
+        if self.under_way.is_none() {
+            self.dispatch();
         }
         self.settle();
     }
 
-    fn commit(&mut self) {
+    /// Commits what was gathered.
+    fn dispatch(&mut self) {
+        let mut batch = std::mem::replace(&mut self.batch, std::mem::take(&mut self.spare));
+        if !batch.has_store_work() {
+            return self.deliver(batch);
+        }
         let begun = Instant::now();
-        let outcome = self.backplane.commit(&mut self.batch);
+        match self.backplane.commit(&mut batch) {
+            Ok(Progress::Begun) => self.under_way = Some(batch),
+            outcome => {
+                self.note(&batch, begun, outcome.map(drop));
+                self.deliver(batch);
+            }
+        }
+    }
+
+    /// Notes how a commit has ended.
+    fn note(&mut self, batch: &Batch, begun: Instant, outcome: Result<(), BackplaneError>) {
         self.metrics.observe(&COMMIT, begun.elapsed(), 1);
         self.metrics.add(Single::Commits, 1);
-        let increments = self.batch.increments.iter().map(|increment| u64::from(increment.by)).sum();
         match outcome {
-            Ok(()) => self.metrics.add(Single::Increments, increments),
+            Ok(()) => self.metrics.add(Single::Increments, batch.messages()),
             Err(ref error) => {
                 self.metrics.add(Single::StoreFailures, 1);
-                self.metrics.error(Errors::Store, increments);
+                self.metrics.error(Errors::Store, batch.messages());
                 if self.store_ok {
                     tracing::error!(%error, "the store refuses to count; clients that send are closed with 1013");
                 }
@@ -393,44 +437,97 @@ impl<A: App> Hub<A> {
 
     /// While the store fails, tries it without waiting for a client: nobody sends clients to a worker that is not ready.
     pub(crate) fn try_store_again(&mut self) {
-        if !self.store_ok {
-            self.commit();
-            self.batch.clear();
+        if !self.store_ok && self.under_way.is_none() {
+            let begun = Instant::now();
+            let mut empty = Batch::default();
+            let outcome = self.backplane.commit(&mut empty).map(drop);
+            self.note(&empty, begun, outcome);
         }
     }
 
-    fn reply(&mut self) {
-        for index in 0..self.batch.len() {
-            let part = self.batch.part(index);
+    /// Lets the replies of a batch leave: its commit is over.
+    fn deliver(&mut self, mut batch: Batch) {
+        if batch.len() > 0 {
+            self.reply(&batch);
+            let took = batch.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+            self.metrics.observe(&DURATION, took, batch.messages().max(1));
+        }
+        self.metrics.messages(Messages::Sent, std::mem::take(&mut self.sent));
+        let published = !batch.publications.is_empty() && self.store_ok;
+        batch.clear();
+        self.spare = batch;
+        if published {
+            self.deliver_published();
+        }
+    }
+
+    fn reply(&mut self, batch: &Batch) {
+        for index in 0..batch.len() {
+            let part = batch.part(index);
             let key = part.key;
             let Some(connection) = self.connections.get_mut(key).filter(|c| c.id == part.id) else { continue };
+            connection.unanswered -= 1;
+            if connection.phase != Phase::Open {
+                // It may have waited for this.
+                self.changed.push(key);
+            }
             self.out.clear();
-            if part.increment.is_some() && !self.store_ok {
-                self.out.extend_from_slice(part.bytes_before_counted());
-                self.refuse_uncounted(key);
-            } else {
-                for piece in part.pieces() {
-                    match piece {
-                        Piece::Bytes(bytes) => self.out.extend_from_slice(bytes),
-                        Piece::Counted(counts) => {
-                            for count in counts {
-                                let mut reply = Reply { out: &mut self.out, sent: &mut self.sent };
-                                self.app.counted(&mut connection.state, count, &mut reply);
-                            }
+            match part.outcome() {
+                Some(Outcome::Count(count)) => {
+                    connection.shown = connection.shown.max(count);
+                    connection.known = true;
+                }
+                // Without its count: the goodbye says so.
+                Some(Outcome::Failed) if !part.counts() => {}
+                Some(Outcome::Unknown | Outcome::Failed) if !part.is_bye() => {
+                    self.out.extend_from_slice(part.bytes_before_counted());
+                    self.refuse_uncounted(key);
+                    self.send_out(key);
+                    continue;
+                }
+                Some(Outcome::Unknown | Outcome::Failed) | None => {}
+            }
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            for piece in part.pieces() {
+                match piece {
+                    Piece::Bytes(bytes) => self.out.extend_from_slice(bytes),
+                    Piece::Counted(counts) => {
+                        for count in counts {
+                            let mut reply = Reply { out: &mut self.out, sent: &mut self.sent };
+                            self.app.counted(&mut connection.state, count, &mut reply);
                         }
                     }
+                    Piece::Bye(total) => {
+                        if let Some(bye) = total.and_then(|total| self.app.bye(total)) {
+                            frame::append(&mut self.out, Kind::Text, bye.as_bytes());
+                            self.sent += 1;
+                        }
+                        let hint = retry_hint(&self.settings);
+                        frame::append_close(&mut self.out, Some(1001), &hint);
+                    }
                 }
-                connection.shown = part.increment.map_or(connection.shown, |increment| increment.last);
             }
-            let out = std::mem::take(&mut self.out);
-            self.transmit(key, &out);
-            self.out = out;
+            self.send_out(key);
         }
         const KEEP: usize = 1024 * 1024;
         if self.out.capacity() > KEEP {
             self.out = Vec::new();
         }
     }
+
+    fn send_out(&mut self, key: usize) {
+        let out = std::mem::take(&mut self.out);
+        if !out.is_empty() {
+            self.transmit(key, &out);
+        }
+        self.out = out;
+    }
+}
+
+/// When to come back, spread so that clients do not come as a herd.
+fn retry_hint(settings: &Settings) -> String {
+    let spread = settings.retry_spread.as_millis() as u64;
+    format!("retry_ms={}", 100 + fastrand::u64(..=spread))
 }
 
 fn interrupted(error: io::Error) -> io::Result<()> {

@@ -46,8 +46,12 @@ pub(crate) struct Connection<S> {
     pub(crate) opened_ms: u64,
     /// Messages received.
     pub(crate) received: u64,
-    /// The highest count that it was shown.
+    /// The highest count of its session that it was shown, or that was looked up for it.
     pub(crate) shown: u64,
+    /// Parts of batches that are gathered or under way: what they say comes before its end.
+    pub(crate) unanswered: u32,
+    /// The session's count when it connected is known: it is in `shown`.
+    pub(crate) known: bool,
     /// The time of its last heartbeat, or of its opening: milliseconds since 1970.
     pub(crate) beat_ms: u64,
     pub(crate) token: Token,
@@ -165,6 +169,11 @@ impl<S> Connection<S> {
         }
         self.rate.1 += 1;
         max == 0 || self.rate.1 <= max
+    }
+
+    /// What an increment of its session must not fall below, if that is known.
+    pub(crate) fn floor(&self) -> Option<u64> {
+        self.known.then_some(self.shown)
     }
 
     /// Its id as logs and listings show it.

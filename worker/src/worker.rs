@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use crate::accept::{self, Handshakes};
 use crate::app::App;
 use crate::backplane::{Embedded, Options};
-use crate::hub::Hub;
+use crate::hub::{After, Hub};
 use crate::listing;
 use crate::metrics::{Gauge, Metrics};
 use crate::readable::Readable;
@@ -36,6 +36,8 @@ pub(crate) struct Shared<A: App> {
     closing: watch::Sender<bool>,
     /// The hub has no connections left while draining.
     emptied: Notify,
+    /// A commit that was under way is over.
+    settled: Notify,
     log_lines_dropped: fn() -> u64,
     rest_logs: fn(),
 }
@@ -98,7 +100,8 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
         let backplane = Embedded::open(options, scoreboard, slot).map_err(|error| error.to_string())?;
         let max_descriptors = accept::max_descriptors().map_err(|error| format!("getrlimit: {error}"))?;
         let handshakes = Handshakes::new(settings.limits.max_handshakes);
-        let hub = Hub::new(app, settings, metrics.clone(), backplane).map_err(|error| format!("epoll: {error}"))?;
+        let hub =
+            Hub::new(app, settings, metrics.clone(), Box::new(backplane)).map_err(|error| format!("epoll: {error}"))?;
         Ok(Rc::new(Shared {
             hub: RefCell::new(hub),
             handshakes,
@@ -106,6 +109,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
             slot,
             closing: watch::Sender::new(false),
             emptied: Notify::new(),
+            settled: Notify::new(),
             log_lines_dropped: hooks.log_lines_dropped,
             rest_logs: hooks.rest_logs,
         }))
@@ -237,12 +241,12 @@ impl Acceptors {
 
 impl<A: App> Shared<A> {
     /// Turns until there is nothing to do at once; tells whoever waits for the last connection to go.
-    fn turn(&self) -> io::Result<bool> {
+    fn turn(&self) -> io::Result<After> {
         let mut hub = self.hub.borrow_mut();
-        let more = hub.turn()?;
+        let after = hub.turn()?;
         if hub.draining && hub.connections.is_empty() {
             self.emptied.notify_one();
         }
-        Ok(more)
+        Ok(after)
     }
 }

@@ -7,17 +7,29 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Backplane;
-use crate::batch::{Batch, Increment, Publication};
+use super::BackplaneError;
+use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::token::Token;
 
 /// Nothing here takes so long unless it is broken.
 pub(super) const SOON: Duration = Duration::from_secs(20);
 
+/// One worker's hold on a backplane, which waits until a commit is settled.
+pub(super) trait Instance {
+    /// Commits, and waits for the outcomes.
+    fn settle(&mut self, batch: &mut Batch) -> Result<(), BackplaneError>;
+
+    /// The next publications, and how many were missed.
+    fn hear(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError>;
+
+    /// The counts of these sessions now, without any use of them; 0 for one that has none.
+    fn peek(&mut self, sessions: &[Token]) -> Vec<u64>;
+}
+
 /// What several workers share: a directory, a server.
 pub(super) trait Cluster: Sync {
     /// One worker's hold on it.
-    type Instance: Backplane;
+    type Instance: Instance;
 
     /// Another worker joins.
     fn join(&self) -> Self::Instance;
@@ -65,14 +77,26 @@ pub(super) fn token(text: &str) -> Token {
 }
 
 pub(super) fn increment(session: &str, by: u32, floor: u64) -> Increment {
-    Increment { token: token(session), by, floor, last: 0 }
+    Increment { token: token(session), by, floor: Some(floor), outcome: Outcome::Failed }
 }
 
-pub(super) fn batch(increments: Vec<Increment>, publications: Vec<Publication>, touches: Vec<Token>) -> Batch {
+/// The count that an increment has got.
+pub(super) fn last(increment: &Increment) -> u64 {
+    match increment.outcome {
+        Outcome::Count(count) => count,
+        outcome @ (Outcome::Failed | Outcome::Unknown) => panic!("{outcome:?} of {}", increment.token),
+    }
+}
+
+/// An increment by nothing: a look that is a use.
+fn touch(session: &str) -> Increment {
+    Increment { floor: None, ..increment(session, 0, 0) }
+}
+
+pub(super) fn batch(increments: Vec<Increment>, publications: Vec<Publication>) -> Batch {
     let mut batch = Batch::default();
     batch.increments = increments;
     batch.publications = publications;
-    batch.touches = touches;
     batch
 }
 
@@ -81,27 +105,27 @@ pub(super) fn publication(text: impl ToString) -> Publication {
 }
 
 /// Counts `by` messages of a session; the last of their counts.
-pub(super) fn count(backplane: &mut impl Backplane, session: &str, by: u32) -> u64 {
-    let mut batch = batch(vec![increment(session, by, 0)], vec![], vec![]);
-    backplane.commit(&mut batch).expect("a commit");
-    batch.increments[0].last
+pub(super) fn count(backplane: &mut impl Instance, session: &str, by: u32) -> u64 {
+    let mut batch = batch(vec![increment(session, by, 0)], vec![]);
+    backplane.settle(&mut batch).expect("a commit");
+    last(&batch.increments[0])
 }
 
-pub(super) fn load(backplane: &mut impl Backplane, session: &str) -> u64 {
-    backplane.load(&[token(session)]).expect("a count")[0]
+pub(super) fn load(backplane: &mut impl Instance, session: &str) -> u64 {
+    backplane.peek(&[token(session)])[0]
 }
 
-pub(super) fn publish(backplane: &mut impl Backplane, texts: impl IntoIterator<Item = impl ToString>) {
+pub(super) fn publish(backplane: &mut impl Instance, texts: impl IntoIterator<Item = impl ToString>) {
     let publications = texts.into_iter().map(publication).collect();
-    backplane.commit(&mut batch(vec![], publications, vec![])).expect("a commit");
+    backplane.settle(&mut batch(vec![], publications)).expect("a commit");
 }
 
 /// The texts that arrive until there are so many; none may have been missed.
-pub(super) fn hear(backplane: &mut impl Backplane, n: usize) -> Vec<String> {
+pub(super) fn hear(backplane: &mut impl Instance, n: usize) -> Vec<String> {
     let end = Instant::now() + SOON;
     let mut texts = Vec::new();
     while texts.len() < n {
-        let (publications, missed) = backplane.published().expect("publications");
+        let (publications, missed) = backplane.hear().expect("publications");
         assert_eq!(missed, 0);
         texts.extend(publications.into_iter().map(|publication| publication.text));
         assert!(Instant::now() < end, "{} of {n} have arrived", texts.len());
@@ -120,13 +144,13 @@ pub(super) fn every_count_is_given_once<C: Cluster>(cluster: &C) {
         for commit in 0..COMMITS {
             let by = 1 + commit as u32 % 3;
             let increments = vec![increment("shared", by, before), increment(&own, 1, 0)];
-            let mut batch = batch(increments, vec![], vec![]);
-            backplane.commit(&mut batch).expect("a commit");
-            let last = batch.increments[0].last;
-            assert!(last >= before + u64::from(by), "a count went backward");
-            counts.extend(last + 1 - u64::from(by)..=last);
-            before = last;
-            assert_eq!(batch.increments[1].last, commit + 1);
+            let mut batch = batch(increments, vec![]);
+            backplane.settle(&mut batch).expect("a commit");
+            let count = last(&batch.increments[0]);
+            assert!(count >= before + u64::from(by), "a count went backward");
+            counts.extend(count + 1 - u64::from(by)..=count);
+            before = count;
+            assert_eq!(last(&batch.increments[1]), commit + 1);
         }
         counts
     };
@@ -150,18 +174,18 @@ pub(super) fn increments_of_one_batch_add_up<C: Cluster>(cluster: &C) {
         increment("a", 1, 50),
         increment("a", 1, 0),
     ];
-    let mut batch = batch(increments, vec![], vec![]);
-    backplane.commit(&mut batch).expect("a commit");
-    assert_eq!(batch.increments.iter().map(|increment| increment.last).collect::<Vec<_>>(), [12, 1, 15, 51, 52]);
+    let mut batch = batch(increments, vec![]);
+    backplane.settle(&mut batch).expect("a commit");
+    assert_eq!(batch.increments.iter().map(last).collect::<Vec<_>>(), [12, 1, 15, 51, 52]);
     assert_eq!((load(&mut backplane, "a"), load(&mut backplane, "b")), (52, 1));
 }
 
 pub(super) fn a_count_never_falls_below_its_floor<C: Cluster>(cluster: &C) {
     let (mut one, mut other) = (cluster.join(), cluster.join());
     let mut count_from = |floor| {
-        let mut batch = batch(vec![increment("a", 2, floor)], vec![], vec![]);
-        one.commit(&mut batch).expect("a commit");
-        batch.increments[0].last
+        let mut batch = batch(vec![increment("a", 2, floor)], vec![]);
+        one.settle(&mut batch).expect("a commit");
+        last(&batch.increments[0])
     };
     assert_eq!(count_from(100), 102, "a store that was set back goes on where the client is");
     assert_eq!(count_from(7), 104, "a lower one means nothing");
@@ -177,8 +201,8 @@ pub(super) fn counts_are_loaded_in_the_order_asked_for<C: Cluster>(cluster: &C) 
     }
     let sessions: Vec<Token> = ["a", "unknown", uuid, "b", "a", &longest].map(token).to_vec();
     for backplane in [&mut one, &mut other] {
-        assert_eq!(backplane.load(&sessions).expect("counts"), [1, 0, 3, 2, 1, 4]);
-        assert_eq!(backplane.load(&[]).expect("no counts"), Vec::<u64>::new());
+        assert_eq!(backplane.peek(&sessions), [1, 0, 3, 2, 1, 4]);
+        assert_eq!(backplane.peek(&[]), Vec::<u64>::new());
     }
 }
 
@@ -190,8 +214,8 @@ pub(super) fn sessions_live_as_long_as_they_are_touched<C: Cluster>(_: &C) {
     }
     let end = Instant::now() + SOON;
     while load(&mut other, "left") > 0 {
-        let mut batch = batch(vec![], vec![], vec![token("touched"), token("nobody")]);
-        one.commit(&mut batch).expect("a commit");
+        let mut batch = batch(vec![touch("touched"), touch("nobody")], vec![]);
+        one.settle(&mut batch).expect("a commit");
         assert!(Instant::now() < end, "a session outlives its time");
         thread::park_timeout(Duration::from_millis(50));
     }
@@ -229,7 +253,7 @@ pub(super) fn publications_reach_everyone_in_one_order<C: Cluster>(cluster: &C) 
         assert!(own.len() == EACH && own.is_sorted(), "each once, in the order in which they were published");
     }
     assert!(hear(&mut listener, 0).is_empty());
-    assert_eq!(listener.published().expect("publications"), (vec![], 0), "and then nothing");
+    assert_eq!(listener.hear().expect("publications"), (vec![], 0), "and then nothing");
 }
 
 pub(super) fn who_joins_later_hears_what_comes_later<C: Cluster>(cluster: &C) {
@@ -249,7 +273,7 @@ pub(super) fn what_was_missed_is_told<C: Cluster>(cluster: &C) {
     texts.chunks(1000).for_each(|texts| publish(&mut speaker, texts));
     let (mut heard, mut missed, end) = (Vec::new(), 0, Instant::now() + SOON);
     while heard.last() != Some(&(all - 1)) {
-        let (publications, gap) = laggard.published().expect("publications");
+        let (publications, gap) = laggard.hear().expect("publications");
         heard.extend(publications.into_iter().map(|p| p.text.parse::<usize>().expect("a number")));
         missed += gap;
         assert!(Instant::now() < end, "the last one does not arrive");
@@ -262,9 +286,9 @@ pub(super) fn a_batch_is_committed_whole_or_not_at_all<C: Cluster>(cluster: &C) 
     let (mut one, mut other) = (cluster.join(), cluster.join());
     count(&mut one, "a", 3);
     let increments = vec![increment("a", 1, 0), increment("b", 1, 0)];
-    let mut batch = batch(increments, vec![publication("never")], vec![]);
+    let mut batch = batch(increments, vec![publication("never")]);
     cluster.spoil(&mut batch);
-    one.commit(&mut batch).expect_err("it is spoiled");
+    one.settle(&mut batch).expect_err("it is spoiled");
     for backplane in [&mut one, &mut other] {
         assert_eq!((load(backplane, "a"), load(backplane, "b")), (3, 0));
     }

@@ -25,11 +25,10 @@ use baton_ipc::{Scoreboard, Slot};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
-use super::{Backplane, BackplaneError};
-use crate::batch::{Batch, Publication};
+use super::{Backplane, BackplaneError, Progress};
+use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::settings::Settings;
 use crate::store::{self, Membership};
-use crate::token::Token;
 use bus::Bus;
 use record::Record;
 
@@ -132,7 +131,7 @@ impl Embedded {
     }
 
     /// Leaves the store. The last one to leave writes everything to disk first, and says so for the next start.
-    pub(crate) fn close(mut self) -> Result<(), BackplaneError> {
+    pub(crate) fn leave(mut self) -> Result<(), BackplaneError> {
         match self.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.forget(txn, tables.bus.name())) {
             // Those who stay will find out.
             Ok(()) | Err(BackplaneError::Full(_)) => {}
@@ -155,6 +154,45 @@ impl Embedded {
         if let Err(error) = forgotten {
             tracing::debug!(%error, "workers that are gone were not forgotten");
         }
+    }
+
+    /// Counts and publishes all that is in the batch, or nothing.
+    fn count(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
+        let now = unix_seconds();
+        let expired_before = self.expired_before(now);
+        let changes = batch.increments.len() + 2 * batch.publications.len();
+        let bytes = batch.publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum();
+        let grows = batch.messages() > 0 || !batch.publications.is_empty();
+        let Batch { increments, publications, .. } = batch;
+        let counted = self.write(if grows { Aim::Growth } else { Aim::Upkeep }, changes, bytes, |txn, tables| {
+            for increment in increments.iter_mut() {
+                let key = increment.token.key();
+                let count = Record::count(tables.sessions, txn, key.as_ref(), expired_before, now, increment)?;
+                increment.outcome = Outcome::Count(count);
+            }
+            tables.bus.append(txn, publications)
+        });
+        if counted.is_err() {
+            increments.iter_mut().for_each(|increment| increment.outcome = Outcome::Failed);
+        }
+        counted
+    }
+
+    /// Fills in the counts as they are now.
+    fn look_up<'a>(&self, increments: impl Iterator<Item = &'a mut Increment>) -> Result<(), BackplaneError> {
+        let expired_before = self.expired_before(unix_seconds());
+        let txn = self.env.read_txn()?;
+        for increment in increments {
+            let record = Record::get(self.sessions, &txn, increment.token.key().as_ref(), expired_before)?;
+            let count = record.map_or(0, |record| record.count);
+            increment.outcome = Outcome::Count(count.max(increment.floor.unwrap_or(0)));
+        }
+        Ok(())
+    }
+
+    /// Sessions that were last used before this time (seconds since 1970) have expired.
+    fn expired_before(&self, now: u64) -> u64 {
+        now.saturating_sub(self.options.session_ttl.as_secs())
     }
 
     /// Begins the one write transaction that all processes share, with disk space for `changes` records and `bytes` of
@@ -224,30 +262,16 @@ impl Tables<'_> {
 }
 
 impl Backplane for Embedded {
-    fn commit(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
-        let now = unix_seconds();
-        let expired_before = now.saturating_sub(self.options.session_ttl.as_secs());
-        let changes = batch.increments.len() + batch.touches.len() + 2 * batch.publications.len();
-        let bytes = batch.publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum();
-        let Batch { increments, publications, touches, .. } = batch;
-        self.write(Aim::Growth, changes, bytes, |txn, tables| {
-            for increment in increments.iter_mut() {
-                let key = increment.token.key();
-                let (floor, by) = (increment.floor, u64::from(increment.by));
-                let counted = |old: Option<Record>| {
-                    let count = old.map_or(0, |record| record.count).max(floor) + by;
-                    Record { count, touched: now }
-                };
-                increment.last = Record::change(tables.sessions, txn, key.as_ref(), expired_before, counted)?.count;
+    fn commit(&mut self, batch: &mut Batch) -> Result<Progress, BackplaneError> {
+        let committed = self.count(batch);
+        if committed.is_err() {
+            // Who only wants to know can be told.
+            let readable = batch.increments.iter_mut().filter(|increment| increment.by == 0);
+            if let Err(error) = self.look_up(readable) {
+                tracing::debug!(%error, "counts cannot be read either");
             }
-            for token in touches.iter() {
-                let key = token.key();
-                if let Some(record) = Record::get(tables.sessions, txn, key.as_ref(), expired_before)? {
-                    Record { touched: now, ..record }.put(tables.sessions, txn, key.as_ref())?;
-                }
-            }
-            tables.bus.append(txn, publications)
-        })?;
+        }
+        committed?;
         if !batch.publications.is_empty() {
             // It is committed: what goes wrong from here on must not look as if it was not.
             match self.bus.wake_others(&self.env) {
@@ -256,21 +280,19 @@ impl Backplane for Embedded {
                 Err(error) => tracing::warn!(%error, "other workers will find the publications later"),
             }
         }
-        Ok(())
-    }
-
-    fn load(&mut self, sessions: &[Token]) -> Result<Vec<u64>, BackplaneError> {
-        let expired_before = unix_seconds().saturating_sub(self.options.session_ttl.as_secs());
-        let txn = self.env.read_txn()?;
-        let count = |token: &Token| {
-            let record = Record::get(self.sessions, &txn, token.key().as_ref(), expired_before)?;
-            Ok(record.map_or(0, |record| record.count))
-        };
-        sessions.iter().map(count).collect()
+        Ok(Progress::Done)
     }
 
     fn published(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError> {
         self.bus.read(&self.env)
+    }
+
+    fn host(&mut self) -> &mut Embedded {
+        self
+    }
+
+    fn close(self: Box<Self>) -> Result<(), BackplaneError> {
+        self.leave()
     }
 }
 

@@ -6,12 +6,11 @@ use std::time::Instant;
 
 use mio::unix::SourceFd;
 
-use super::{End, Hub};
+use super::{End, Hub, retry_hint};
 use crate::app::App;
-use crate::backplane::{Backplane, BackplaneError};
 use crate::connection::{Inbox, Violation};
-use crate::frame::{self, Kind};
-use crate::metrics::{Closes, Errors, Gauge, Messages};
+use crate::frame;
+use crate::metrics::{Closes, Errors, Gauge};
 use crate::slab::{Connection, Phase};
 
 impl<A: App> Hub<A> {
@@ -39,7 +38,7 @@ impl<A: App> Hub<A> {
             End::Memory => {
                 self.metrics.error(Errors::Memory, 1);
                 if !answered {
-                    let reason = self.retry_hint();
+                    let reason = retry_hint(&self.settings);
                     frame::append_close(self.batch.bytes_for_reply(), Some(1013), &reason);
                 }
                 self.fail(key);
@@ -65,7 +64,7 @@ impl<A: App> Hub<A> {
 
     /// A message could not be counted: its client is told to come back, and nothing is shown that is not durable.
     pub(super) fn refuse_uncounted(&mut self, key: usize) {
-        let reason = self.retry_hint();
+        let reason = retry_hint(&self.settings);
         frame::append_close(&mut self.out, Some(1013), &reason);
         self.end(key, Phase::Closing, Closes::Server);
     }
@@ -86,7 +85,8 @@ impl<A: App> Hub<A> {
     pub(super) fn settle(&mut self) {
         for key in std::mem::take(&mut self.changed) {
             let Some(connection) = self.connections.get(key) else { continue };
-            let flushed = connection.output.is_none();
+            // What its batches have to say comes first.
+            let flushed = connection.output.is_none() && connection.unanswered == 0;
             let deadline = self.now_ms + self.settings.limits.close_timeout.as_millis() as u64;
             match connection.phase {
                 Phase::Open => {}
@@ -133,7 +133,7 @@ impl<A: App> Hub<A> {
             if let Some(connection) = self.connections.get(self.kept)
                 && (connection.shown > 0 || connection.resumed)
             {
-                self.batch.touches.push(connection.token.clone());
+                self.batch.touch(connection.token.clone());
             }
         }
     }
@@ -148,21 +148,24 @@ impl<A: App> Hub<A> {
             "a client does not read; closing it"
         );
         self.metrics.error(Errors::SlowReader, 1);
-        let mut close = Vec::new();
-        frame::append_close(&mut close, Some(1008), "messages are not being read");
         if self.connections[key].phase == Phase::Open {
-            self.transmit(key, &close);
+            self.close(key, 1008, "messages are not being read");
         }
         self.fail(key);
+    }
+
+    /// Puts a close behind whatever is on its way to a connection.
+    fn close(&mut self, key: usize, code: u16, reason: &str) {
+        self.batch.begin();
+        frame::append_close(self.batch.bytes_for_reply(), Some(code), reason);
+        self.seal_part(key);
     }
 
     /// Closes every open connection of a session, 1000. Returns how many there were.
     pub(crate) fn disconnect(&mut self, session: &str) -> u64 {
         let keys: Vec<usize> = self.open_connections(|connection| connection.token.to_string() == session);
-        let mut close = Vec::new();
-        frame::append_close(&mut close, Some(1000), "disconnected by the operator");
         for key in &keys {
-            self.transmit(*key, &close);
+            self.close(*key, 1000, "disconnected by the operator");
             self.end(*key, Phase::Closing, Closes::Server);
         }
         self.finish_quietly();
@@ -171,31 +174,18 @@ impl<A: App> Hub<A> {
 
     /// Says goodbye to these connections: what they have sent is counted and answered, then comes bye, then 1001. Reading
     /// ends at `read_until`, but not before each had its turn: a flood does not keep the others from their goodbye.
-    /// On an error they are closed without a bye: there is no total to name.
-    pub(crate) fn say_bye(&mut self, keys: &[usize], read_until: Instant) -> Result<(), BackplaneError> {
+    /// Those whose total cannot be known are closed without a bye.
+    pub(crate) fn say_bye(&mut self, keys: &[usize], read_until: Instant) {
         self.read_out(keys, read_until);
-        let open = |key: &&usize| self.connections.get(**key).is_some_and(|c| c.phase == Phase::Open);
-        let keys: Vec<usize> = keys.iter().filter(open).copied().collect();
-        let sessions: Vec<_> = keys.iter().map(|key| self.connections[*key].token.clone()).collect();
-        let (totals, outcome) = match self.backplane.load(&sessions) {
-            Ok(totals) => (totals.into_iter().map(Some).collect(), Ok(())),
-            Err(error) => (vec![None; keys.len()], Err(error)),
-        };
-        let mut out = Vec::new();
-        for (key, total) in keys.into_iter().zip(totals) {
-            out.clear();
-            // A store that was set back knows less than the client.
-            let total = total.map(|total| total.max(self.connections[key].shown));
-            if let Some(bye) = total.and_then(|total| self.app.bye(total)) {
-                frame::append(&mut out, Kind::Text, bye.as_bytes());
-                self.metrics.messages(Messages::Sent, 1);
+        for key in keys {
+            if self.connections.get(*key).is_some_and(|connection| connection.phase == Phase::Open) {
+                self.batch.begin();
+                self.batch.bye();
+                self.seal_part(*key);
+                self.end(*key, Phase::Closing, Closes::Drained);
             }
-            frame::append_close(&mut out, Some(1001), &self.retry_hint());
-            self.transmit(key, &out);
-            self.end(key, Phase::Closing, Closes::Drained);
         }
-        self.settle();
-        outcome
+        self.finish_quietly();
     }
 
     /// Reads all that these connections have sent before now, and answers it.
@@ -214,12 +204,6 @@ impl<A: App> Hub<A> {
                 return;
             }
         }
-    }
-
-    /// When to come back, spread so that clients do not come as a herd.
-    pub(super) fn retry_hint(&self) -> String {
-        let spread = self.settings.retry_spread.as_millis() as u64;
-        format!("retry_ms={}", 100 + fastrand::u64(..=spread))
     }
 
     /// Keys of the open connections that `choose` chooses.
@@ -246,7 +230,7 @@ impl<A: App> Hub<A> {
         self.held = self.held.saturating_sub(connection.held());
         self.rooms.leave_all(key, connection.rooms.take());
         if connection.shown > 0 || connection.resumed {
-            self.batch.touches.push(connection.token.clone());
+            self.batch.touch(connection.token.clone());
         }
         self.metrics.closed(connection.ended_by);
         if connection.ended_by == Closes::Lost {

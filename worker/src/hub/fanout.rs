@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::Hub;
 use crate::app::App;
-use crate::backplane::Backplane;
 use crate::frame::{self, Kind};
 use crate::metrics::{Errors, Messages, Single};
 use crate::slab::Phase;

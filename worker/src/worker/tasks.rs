@@ -13,7 +13,7 @@ use super::upkeep::Upkeep;
 use crate::app::App;
 use crate::frame::{self, Kind};
 use crate::heartbeat::{Beat, Beats, rfc3339, wall_ms};
-use crate::hub::Audience;
+use crate::hub::{After, Audience};
 use crate::memory::Trimmer;
 use crate::metrics::{Gauge, Single};
 use crate::readable::Readable;
@@ -42,7 +42,7 @@ impl Tasks {
 
 pub(super) fn spawn<A: App>(shared: &Rc<Shared<A>>) -> io::Result<Tasks> {
     let epoll = Readable::watch(shared.hub.borrow().epoll())?;
-    let wake_up = Readable::watch(shared.hub.borrow().backplane.wake_up().as_fd())?;
+    let wake_up = Readable::watch(shared.hub.borrow_mut().backplane.host().wake_up().as_fd())?;
     let mut tasks = vec![
         spawn_local(turns(shared.clone(), epoll)),
         spawn_local(publications(shared.clone(), wake_up)),
@@ -64,8 +64,9 @@ async fn turns<A: App>(shared: Rc<Shared<A>>, epoll: Readable) {
         }
         loop {
             match shared.turn() {
-                Ok(false) => break,
-                Ok(true) => {
+                Ok(After::Rest) => break,
+                Ok(After::Settlement) => shared.settled.notified().await,
+                Ok(After::More) => {
                     without_pause = without_pause.wrapping_add(1);
                     if without_pause.is_multiple_of(TURNS) {
                         yield_now().await;

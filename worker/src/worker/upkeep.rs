@@ -17,9 +17,9 @@ impl Upkeep {
     /// To be called every second.
     pub(super) fn tend<A: App>(&mut self, hub: &mut Hub<A>) {
         hub.try_store_again();
-        let swept = hub.backplane.sweep();
+        let swept = hub.backplane.host().sweep();
         told_once(&mut self.sweeping_fails, swept, "expired sessions were not swept");
-        let claimed = hub.backplane.claim_checkpoint();
+        let claimed = hub.backplane.host().claim_checkpoint();
         let Some(claim) = told_once(&mut self.claiming_fails, claimed, "no checkpoint was claimed").flatten() else {
             return;
         };

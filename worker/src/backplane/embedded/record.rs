@@ -6,6 +6,7 @@ use std::ops::Bound;
 use heed::RwTxn;
 
 use super::Table;
+use crate::batch::Increment;
 
 /// The layout of a record; more may follow the fields of this version.
 const VERSION: u8 = 1;
@@ -44,7 +45,7 @@ impl Record {
         let Some(entry) = entries.next() else {
             drop(entries);
             let record = new(None);
-            table.put(txn, key, &record.encode())?;
+            record.put(table, txn, key)?;
             return Ok(record);
         };
         let (_, value) = entry?;
@@ -52,6 +53,29 @@ impl Record {
         // SAFETY: neither the key nor the bytes are borrowed from the store, and the value is not used any more.
         unsafe { entries.put_current(key, &record.encode())? };
         Ok(record)
+    }
+
+    /// Counts what the increment says, which may be nothing; the count after it.
+    pub(super) fn count(
+        table: Table,
+        txn: &mut RwTxn<'_>,
+        key: &[u8],
+        expired_before: u64,
+        now: u64,
+        increment: &Increment,
+    ) -> Result<u64, heed::Error> {
+        let floor = increment.floor.unwrap_or(0);
+        if increment.by == 0 {
+            // To look is no use of a session that nobody has used.
+            let Some(record) = Record::get(table, txn, key, expired_before)? else { return Ok(floor) };
+            Record { touched: now, ..record }.put(table, txn, key)?;
+            return Ok(record.count.max(floor));
+        }
+        let counted = |old: Option<Record>| {
+            let count = old.map_or(0, |record| record.count).max(floor) + u64::from(increment.by);
+            Record { count, touched: now }
+        };
+        Ok(Record::change(table, txn, key, expired_before, counted)?.count)
     }
 
     pub(super) fn put(self, table: Table, txn: &mut RwTxn<'_>, key: &[u8]) -> Result<(), heed::Error> {

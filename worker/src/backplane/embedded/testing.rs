@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::{Aim, Embedded, Options};
-use crate::backplane::conformance::{Cluster, batch, publication, token};
-use crate::backplane::{Backplane, BackplaneError};
-use crate::batch::{Batch, Increment, Publication};
+use crate::backplane::conformance::{Cluster, Instance, batch, last, publication, token};
+use crate::backplane::{Backplane, BackplaneError, Progress};
+use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::store::testing::spawn;
 use crate::store::{self, Membership};
 use crate::token::Token;
@@ -80,13 +80,12 @@ impl Cluster for Directory {
 /// What the process of an instance is asked.
 #[derive(Debug, Serialize, Deserialize)]
 enum Call {
-    Commit {
-        increments: Vec<(String, u32, u64)>,
+    Settle {
+        increments: Vec<(String, u32, Option<u64>)>,
         publications: Vec<(String, String)>,
-        touches: Vec<String>,
     },
-    Load(Vec<String>),
-    Published,
+    Peek(Vec<String>),
+    Hear,
     Claim,
     /// Takes the write lock, answers, and never gives it back.
     Hold,
@@ -124,7 +123,7 @@ impl Remote {
         let (calls, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let mut remote = Remote { child, calls, answers };
         // It has joined when it answers.
-        remote.call(&Call::Load(vec![])).unwrap();
+        remote.call(&Call::Peek(vec![])).unwrap();
         remote
     }
 
@@ -172,31 +171,50 @@ impl Drop for Remote {
     }
 }
 
-impl Backplane for Remote {
-    fn commit(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
+impl Instance for Remote {
+    fn settle(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
         let increments = batch.increments.iter().map(|i| (i.token.to_string(), i.by, i.floor)).collect();
         let publications = batch.publications.iter().map(|p| (p.room.clone(), p.text.clone())).collect();
-        let touches = batch.touches.iter().map(Token::to_string).collect();
-        let answer = self.call(&Call::Commit { increments, publications, touches })?;
+        let answer = self.call(&Call::Settle { increments, publications })?;
         let Answer::Counts(counts) = answer else { panic!("{answer:?}") };
-        batch.increments.iter_mut().zip(counts).for_each(|(increment, last)| increment.last = last);
+        let outcomes = counts.into_iter().map(Outcome::Count);
+        batch.increments.iter_mut().zip(outcomes).for_each(|(increment, outcome)| increment.outcome = outcome);
         Ok(())
     }
 
-    fn load(&mut self, sessions: &[Token]) -> Result<Vec<u64>, BackplaneError> {
-        match self.call(&Call::Load(sessions.iter().map(Token::to_string).collect()))? {
-            Answer::Counts(counts) => Ok(counts),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn published(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError> {
-        match self.call(&Call::Published)? {
+    fn hear(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError> {
+        match self.call(&Call::Hear)? {
             Answer::Published(texts, missed) => {
                 Ok((texts.into_iter().map(|(room, text)| Publication { room, text }).collect(), missed))
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    fn peek(&mut self, sessions: &[Token]) -> Vec<u64> {
+        match self.call(&Call::Peek(sessions.iter().map(Token::to_string).collect())).unwrap() {
+            Answer::Counts(counts) => counts,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Instance for Embedded {
+    fn settle(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
+        self.commit(batch).map(|progress| assert_eq!(progress, Progress::Done))
+    }
+
+    fn hear(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError> {
+        self.published()
+    }
+
+    fn peek(&mut self, sessions: &[Token]) -> Vec<u64> {
+        let mut increments: Vec<Increment> = sessions
+            .iter()
+            .map(|token| Increment { token: token.clone(), by: 0, floor: None, outcome: Outcome::Failed })
+            .collect();
+        self.look_up(increments.iter_mut()).unwrap();
+        increments.iter().map(last).collect()
     }
 }
 
@@ -210,22 +228,23 @@ fn instance_process() {
     println!();
     for line in std::io::stdin().lines() {
         let outcome = match serde_json::from_str(&line.unwrap()).unwrap() {
-            Call::Commit { increments, publications, touches } => {
-                let increment =
-                    |(session, by, floor): (String, _, _)| Increment { token: token(&session), by, floor, last: 0 };
+            Call::Settle { increments, publications } => {
+                let increment = |(session, by, floor): (String, _, _)| {
+                    let (token, outcome) = (token(&session), Outcome::Failed);
+                    Increment { token, by, floor, outcome }
+                };
                 let mut batch = batch(
                     increments.into_iter().map(increment).collect(),
                     publications.into_iter().map(|(room, text)| Publication { room, text }).collect(),
-                    touches.iter().map(|session| token(session)).collect(),
                 );
-                let committed = embedded.commit(&mut batch);
-                committed.map(|()| Answer::Counts(batch.increments.iter().map(|increment| increment.last).collect()))
+                let settled = embedded.settle(&mut batch);
+                settled.map(|()| Answer::Counts(batch.increments.iter().map(last).collect()))
             }
-            Call::Load(sessions) => {
+            Call::Peek(sessions) => {
                 let sessions: Vec<Token> = sessions.iter().map(|session| token(session)).collect();
-                embedded.load(&sessions).map(Answer::Counts)
+                Ok(Answer::Counts(embedded.peek(&sessions)))
             }
-            Call::Published => embedded.published().map(|(publications, missed)| {
+            Call::Hear => embedded.hear().map(|(publications, missed)| {
                 Answer::Published(publications.into_iter().map(|p| (p.room, p.text)).collect(), missed)
             }),
             Call::Claim => embedded.claim_checkpoint().map(|claim| Answer::Claimed(claim.is_some())),
@@ -236,7 +255,7 @@ fn instance_process() {
                 }
             }),
             Call::Close => {
-                embedded.close().unwrap();
+                embedded.leave().unwrap();
                 say(&Answer::Closed);
                 return;
             }

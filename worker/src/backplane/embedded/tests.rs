@@ -8,8 +8,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::testing::{Directory, MIB, open};
 use super::{Aim, Embedded, Options, Record, bus, unix_seconds};
-use crate::backplane::conformance::{Cluster, SOON, batch, conformance, count, hear, increment, load, publish, token};
-use crate::backplane::{Backplane, BackplaneError};
+use crate::backplane::BackplaneError;
+use crate::backplane::conformance::{
+    Cluster, Instance, SOON, batch, conformance, count, hear, increment, load, publish, token,
+};
 use crate::store::testing::no_spawning;
 
 conformance!(Directory, Directory::new());
@@ -81,7 +83,7 @@ fn a_full_store_says_so_and_recovers_when_sessions_expire() {
     let mut n = 0;
     let full = loop {
         let increments = (n..n + 100).map(|n| increment(&format!("{n}-{}", "x".repeat(50)), 1, 0)).collect();
-        match embedded.commit(&mut batch(increments, vec![], vec![])) {
+        match embedded.settle(&mut batch(increments, vec![])) {
             Ok(()) => n += 100,
             Err(error) => break error,
         }
@@ -176,7 +178,7 @@ fn large_publications_leave_room_for_counts() {
     publish(&mut embedded, ["z".repeat(5 * MIB as usize)]);
     let (mut heard, mut missed) = (0, 0);
     while heard + missed < 5101 {
-        let (publications, gap) = laggard.published().unwrap();
+        let (publications, gap) = laggard.hear().unwrap();
         assert!(!publications.is_empty(), "{heard} heard, {missed} missed");
         assert!(
             publications.iter().rev().skip(1).map(|p| p.text.len()).sum::<usize>() < MIB as usize,
@@ -253,7 +255,7 @@ fn the_last_to_leave_marks_the_store_clean() {
     let other = directory.join();
     other.close();
     let _quiet = no_spawning();
-    embedded.close().unwrap();
+    embedded.leave().unwrap();
     assert!(!clean.exists(), "the supervisor is still there");
     let Directory { membership, dir: _dir, .. } = directory;
     membership.leave_as_last().unwrap().expect("nobody else is there").mark_clean().unwrap();
