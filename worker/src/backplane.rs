@@ -3,10 +3,15 @@
 #[cfg(test)]
 mod conformance;
 mod embedded;
+mod health;
+mod redis;
 
 use crate::batch::{Batch, Publication};
+use crate::redis::Failure;
 
+pub(crate) use self::redis::{Driver, Event, Message, Redis};
 pub(crate) use embedded::{Embedded, Options};
+pub(crate) use health::Health;
 
 /// Why the backplane could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,21 @@ pub(crate) enum Progress {
     Begun,
 }
 
+/// Answers to the commands of a commit.
+#[derive(Debug)]
+pub(crate) struct Settlement(pub(crate) Vec<Result<::redis::Value, Failure>>);
+
+/// Whether other hosts are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Announced {
+    /// There are none.
+    Alone,
+    /// It is on its way.
+    Sent,
+    /// They cannot be told now.
+    Failed,
+}
+
 /// What a worker needs of whatever it shares with others.
 ///
 /// **The promise:** a count that a commit has filled in is never given again, and none below it follows, not across the
@@ -47,6 +67,30 @@ pub(crate) trait Backplane {
     /// The next publications of all workers, this one's included, in the order in which they were committed; how many
     /// were missed because they were gone before this worker came for them. At most a few hundred a call.
     fn published(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError>;
+
+    /// Takes what was answered to the commit that is under way, and fills in the outcomes.
+    fn settle(&mut self, _batch: &mut Batch, _settlement: Settlement) -> Result<(), BackplaneError> {
+        Ok(())
+    }
+
+    /// Nothing is under way, and nothing waits: time to note what could wait.
+    fn rest(&mut self) {}
+
+    /// Whether a commit of nothing would bring forth what could not be committed before.
+    fn has_backlog(&mut self) -> bool {
+        false
+    }
+
+    /// The line to others is there, or is lost.
+    fn link(&mut self, _change: Result<(), &Failure>) {}
+
+    /// Tells the workers of other hosts.
+    fn announce(&mut self, _message: Message) -> Announced {
+        Announced::Alone
+    }
+
+    /// How it is.
+    fn health(&mut self) -> Health;
 
     /// The store of this host. Every backplane has one.
     fn host(&mut self) -> &mut Embedded;

@@ -50,6 +50,8 @@ pub(crate) struct Batch {
     pub(crate) publications: Vec<Publication>,
     /// When the first that is in it was read.
     pub(crate) begun: Option<Instant>,
+    /// When its commit began.
+    pub(crate) committing: Option<Instant>,
     parts: Vec<Part>,
     ops: Vec<Op>,
     bytes: Vec<u8>,
@@ -179,9 +181,19 @@ impl Batch {
         self.increments.iter().map(|increment| u64::from(increment.by)).sum()
     }
 
+    /// Whether it needs lasting room. One that is empty asks whether there is some.
+    pub(crate) fn grows(&self) -> bool {
+        self.messages() > 0 || !self.publications.is_empty() || self.increments.is_empty()
+    }
+
     /// Bytes of replies in it.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.is_empty() && !self.has_store_work()
     }
 
     /// How many parts there are.
@@ -206,6 +218,7 @@ impl Batch {
     pub(crate) fn clear(&mut self) {
         const KEEP: usize = 64 * 1024;
         self.begun = None;
+        self.committing = None;
         self.increments.clear();
         self.publications.clear();
         self.parts.clear();

@@ -14,6 +14,9 @@ pub(crate) struct Beats {
     last_ms: u64,
 }
 
+/// How far, in milliseconds, the clock of another host may be ahead.
+const AHEAD_MS: u64 = 5000;
+
 /// What to do at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beat {
@@ -43,6 +46,16 @@ impl Beats {
             self.last_ms = due;
         }
         Beat::Wait(Duration::from_millis(self.last_ms + self.interval_ms - now_ms))
+    }
+
+    /// Somebody else says that this beat is due. `true`: it was not sent yet, and can be one. A clock elsewhere may be ahead
+    /// a little; one that is far ahead must not silence us until its time.
+    pub(crate) fn heard(&mut self, at_ms: u64, now_ms: u64) -> bool {
+        let new = at_ms > self.last_ms && at_ms.is_multiple_of(self.interval_ms) && at_ms <= now_ms + AHEAD_MS;
+        if new {
+            self.last_ms = at_ms;
+        }
+        new
     }
 }
 
@@ -86,6 +99,18 @@ mod tests {
         assert_eq!(beats.at(300_001), Beat::Now(300_000), "set forward");
         assert_eq!(beats.at(60_000), Beat::Wait(Duration::from_secs(30)), "set back a lot");
         assert_eq!(beats.at(90_000), Beat::Now(90_000));
+    }
+
+    #[test]
+    fn a_beat_that_was_heard_is_not_made_again() {
+        let mut beats = Beats::new(Duration::from_secs(30), 100_000);
+        assert!(beats.heard(120_000, 119_900), "another clock is a little ahead");
+        assert!(!beats.heard(120_000, 119_950));
+        assert_eq!(beats.at(120_000), Beat::Wait(Duration::from_secs(30)));
+        assert_eq!(beats.at(150_001), Beat::Now(150_000));
+        assert!(!beats.heard(150_000, 150_200), "late");
+        assert!(!beats.heard(990_000, 160_000), "a clock that is far ahead");
+        assert!(!beats.heard(151_000, 160_000), "another interval");
     }
 
     proptest! {

@@ -15,12 +15,12 @@ use mio::{Events, Interest};
 use slab::Slab;
 
 use crate::app::{App, Message, Reply, RoomChange, Session, Wishes};
-use crate::backplane::{Backplane, BackplaneError, Progress};
+use crate::backplane::{Backplane, BackplaneError, Health, Progress, Settlement};
 use crate::batch::{Batch, Outcome, Piece};
 use crate::connection::{Bounds, Flow, Inbox, Incoming, Violation};
 use crate::frame::{self, Kind};
 use crate::heartbeat::wall_ms;
-use crate::metrics::{COMMIT, Closes, DURATION, Errors, Gauge, Messages, Metrics, Single};
+use crate::metrics::{BATCH, COMMIT, Closes, DURATION, Errors, Gauge, Messages, Metrics, Single};
 use crate::rooms::Rooms;
 use crate::settings::Settings;
 use crate::slab::{Connection, Phase, Received};
@@ -90,6 +90,8 @@ pub(crate) struct Hub<A: App> {
     next_id: u64,
     now_ms: u64,
     store_ok: bool,
+    /// How the backplane was when the metrics were last told.
+    told: Option<Health>,
 }
 
 /// A WebSocket after its handshake.
@@ -150,6 +152,7 @@ impl<A: App> Hub<A> {
             next_id: first_id,
             now_ms: monotonic_ms(),
             store_ok: true,
+            told: None,
         })
     }
 
@@ -405,6 +408,7 @@ impl<A: App> Hub<A> {
             return self.deliver(batch);
         }
         let begun = Instant::now();
+        batch.committing = Some(begun);
         match self.backplane.commit(&mut batch) {
             Ok(Progress::Begun) => self.under_way = Some(batch),
             outcome => {
@@ -414,12 +418,44 @@ impl<A: App> Hub<A> {
         }
     }
 
+    /// The commit that was under way is over: its replies leave, and what was gathered meanwhile is next.
+    pub(crate) fn settled(&mut self, settlement: Settlement) {
+        self.now_ms = monotonic_ms();
+        let mut batch = self.under_way.take().unwrap_or_default();
+        let outcome = self.backplane.settle(&mut batch, settlement);
+        let begun = batch.committing.unwrap_or_else(Instant::now);
+        self.note(&batch, begun, outcome);
+        self.deliver(batch);
+        if !self.batch.is_empty() {
+            self.dispatch();
+        } else {
+            self.backplane.rest();
+            self.work_off();
+        }
+        self.settle();
+    }
+
+    /// While nothing is under way, commits what could not be committed before.
+    pub(crate) fn work_off(&mut self) {
+        if self.under_way.is_none() && self.batch.is_empty() && self.backplane.has_backlog() {
+            let mut batch = std::mem::take(&mut self.batch);
+            match self.backplane.commit(&mut batch) {
+                Ok(Progress::Begun) => self.under_way = Some(batch),
+                Ok(Progress::Done) => {}
+                Err(error) => tracing::warn!(%error, "what waits for the backplane cannot be read"),
+            }
+        }
+    }
+
     /// Notes how a commit has ended.
     fn note(&mut self, batch: &Batch, begun: Instant, outcome: Result<(), BackplaneError>) {
         self.metrics.observe(&COMMIT, begun.elapsed(), 1);
         self.metrics.add(Single::Commits, 1);
         match outcome {
-            Ok(()) => self.metrics.add(Single::Increments, batch.messages()),
+            Ok(()) => {
+                self.metrics.add(Single::Increments, batch.messages());
+                self.metrics.observe_value(&BATCH, batch.messages(), 1);
+            }
             Err(ref error) => {
                 self.metrics.add(Single::StoreFailures, 1);
                 self.metrics.error(Errors::Store, batch.messages());
@@ -428,11 +464,36 @@ impl<A: App> Hub<A> {
                 }
             }
         }
+        if outcome.is_ok() && !batch.grows() {
+            // That works in a store that is full, too.
+            return;
+        }
         if outcome.is_ok() && !self.store_ok {
             tracing::warn!("the store counts again");
         }
         self.store_ok = outcome.is_ok();
         self.metrics.gauge(Gauge::StoreOk, self.store_ok.into());
+    }
+
+    /// Tells the metrics how the backplane is. Called every second, and when that has changed.
+    pub(crate) fn tell_health(&mut self) -> Health {
+        let now = self.backplane.health();
+        let before = self.told.take().unwrap_or_else(|| Health::new(now.kind, String::new()));
+        self.metrics.add(Single::Reconnects, now.reconnects - before.reconnects);
+        self.metrics.add(Single::Resubscribed, now.resubscribed - before.resubscribed);
+        self.metrics.add(Single::Merged, now.merged - before.merged);
+        let away = now.away_for().saturating_sub(before.told_away);
+        self.metrics.add(Single::DegradedMs, away.as_millis() as u64);
+        self.metrics.gauge(Gauge::Pending, now.pending);
+        self.metrics.gauge(Gauge::LeaseHeld, now.holds_lease.into());
+        self.metrics.gauge(Gauge::Degraded, now.away.is_some().into());
+        self.metrics.gauge(Gauge::DegradedWhy, now.away.map_or(0, |reason| reason.code()));
+        let since = now.away.map_or(0, |_| wall_ms().saturating_sub(now.since.elapsed().as_millis() as u64));
+        self.metrics.gauge(Gauge::DegradedSince, since);
+        // Whole milliseconds: the rest is told next time.
+        let told_away = before.told_away + Duration::from_millis(away.as_millis() as u64);
+        self.told = Some(Health { told_away, ..now.clone() });
+        now
     }
 
     /// While the store fails, tries it without waiting for a client: nobody sends clients to a worker that is not ready.

@@ -20,15 +20,20 @@ pub(crate) struct Family {
     values: &'static [&'static str],
 }
 
-/// A family of histograms without labels. On the scoreboard: the buckets, then the sum in nanoseconds.
+/// A histogram without labels. On the scoreboard: the buckets, then the sum.
 #[derive(Debug)]
 pub(crate) struct Histogram {
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
     first: usize,
-    /// Upper bounds in nanoseconds; one bucket more is for what is over the last.
+    /// Upper bounds; one bucket more is for what is over the last.
     bounds: &'static [u64],
+    /// To the unit of the name.
+    factor: f64,
 }
+
+/// What is observed in nanoseconds is told in seconds.
+const NANOSECONDS: f64 = 1e-9;
 
 macro_rules! labelled {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $label:literal),+ $(,)? }) => {
@@ -72,14 +77,21 @@ labelled! {
     /// Counters that stand alone.
     Single {
         Opened = "opened", Commits = "commits", Increments = "increments", StoreFailures = "store_failures",
-        AcceptPauses = "accept_pauses", LogDropped = "log_dropped", Heartbeats = "heartbeats", Gaps = "gaps",
+        AcceptPauses = "accept_pauses", LogDropped = "log_dropped", Gaps = "gaps", Reconnects = "reconnects",
+        Resubscribed = "resubscribed", Merged = "merged", DegradedMs = "degraded_ms",
     }
+}
+labelled! {
+    /// Heartbeats by where they came from.
+    Heartbeats { Published = "published", Local = "local" }
 }
 labelled! {
     /// Gauges: the state of one worker now.
     Gauge {
         Connections = "connections", Limit = "limit", Buffered = "buffered", StoreOk = "store_ok",
         HeartbeatLag = "heartbeat_lag", Startup = "startup", AcceptPaused = "accept_paused", Handshakes = "handshakes",
+        Degraded = "degraded", DegradedWhy = "degraded_why", DegradedSince = "degraded_since", Pending = "pending",
+        LeaseHeld = "lease_held",
     }
 }
 
@@ -122,29 +134,42 @@ pub(crate) static REQUESTS: Family = Family {
     first: after(&CLOSES),
     values: Requests::LABELS,
 };
+pub(crate) static HEARTBEATS: Family = Family {
+    name: "heartbeats",
+    help: "Heartbeats fanned out, one per worker and interval, by who gave the time",
+    label: "source",
+    first: after(&REQUESTS),
+    values: Heartbeats::LABELS,
+};
 /// Not exported as a family: each has a name of its own in [`SINGLES`].
-static SINGLE: Family = Family { name: "", help: "", label: "", first: after(&REQUESTS), values: Single::LABELS };
+static SINGLE: Family = Family { name: "", help: "", label: "", first: after(&HEARTBEATS), values: Single::LABELS };
 
-pub(crate) static FAMILIES: [&Family; 5] = [&MESSAGES, &ERRORS, &REFUSED, &CLOSES, &REQUESTS];
+pub(crate) static FAMILIES: [&Family; 6] = [&MESSAGES, &ERRORS, &REFUSED, &CLOSES, &REQUESTS, &HEARTBEATS];
 
-/// Name and help of the counters that stand alone.
-pub(crate) static SINGLES: [(Single, &str, &str); 8] = [
-    (Single::Opened, "websocket_connections_opened", "WebSockets opened"),
-    (Single::Commits, "backplane_commits", "Group commits"),
-    (Single::Increments, "backplane_increments", "Messages counted"),
-    (Single::StoreFailures, "backplane_failures", "Group commits that failed"),
-    (Single::AcceptPauses, "accept_pauses", "Times a worker stopped accepting for want of descriptors"),
-    (Single::LogDropped, "log_lines_dropped", "Log lines lost because the log could not keep up"),
-    (Single::Heartbeats, "heartbeats", "Heartbeats fanned out, one per worker and interval"),
-    (Single::Gaps, "backplane_gaps", "Published messages that a worker missed because it fell too far behind"),
+/// Name, help and factor to the unit of the name, of the counters that stand alone.
+pub(crate) static SINGLES: [(Single, &str, &str, f64); 11] = [
+    (Single::Opened, "websocket_connections_opened", "WebSockets opened", 1.0),
+    (Single::Commits, "backplane_commits", "Group commits", 1.0),
+    (Single::Increments, "backplane_increments", "Messages counted", 1.0),
+    (Single::StoreFailures, "backplane_failures", "Group commits that failed", 1.0),
+    (Single::AcceptPauses, "accept_pauses", "Times a worker stopped accepting for want of descriptors", 1.0),
+    (Single::LogDropped, "log_lines_dropped", "Log lines lost because the log could not keep up", 1.0),
+    (Single::Gaps, "backplane_gaps", "Published messages that a worker missed", 1.0),
+    (Single::Reconnects, "backplane_reconnects", "Times that Redis came back to a worker", 1.0),
+    (Single::Resubscribed, "backplane_resubscriptions", "Times that a subscription was made anew", 1.0),
+    (Single::Merged, "backplane_merged", "Messages counted while Redis was away and brought there since", 1.0),
+    (Single::DegradedMs, "backplane_degraded_seconds", "Time for which workers were without Redis", 1e-3),
 ];
 
 /// Name, help and factor to the unit of the name.
-pub(crate) static GAUGE_NAMES: [(Gauge, &str, &str, f64); 7] = [
+pub(crate) static GAUGE_NAMES: [(Gauge, &str, &str, f64); 10] = [
     (Gauge::Connections, "websocket_connections_active", "WebSockets open now", 1.0),
     (Gauge::Limit, "websocket_connections_limit", "WebSockets that may be open", 1.0),
     (Gauge::Buffered, "websocket_buffered_bytes", "Memory in unfinished messages and waiting output", 1.0),
     (Gauge::StoreOk, "backplane_up", "Workers whose last group commit succeeded", 1.0),
+    (Gauge::Degraded, "backplane_degraded", "Workers that are without Redis now", 1.0),
+    (Gauge::Pending, "backplane_pending", "Messages counted on this host that Redis does not have yet", 1.0),
+    (Gauge::LeaseHeld, "backplane_lease_held", "Workers that publish the heartbeat for all hosts", 1.0),
     (Gauge::AcceptPaused, "accept_paused", "Workers that do not accept now for want of descriptors", 1.0),
     (Gauge::Handshakes, "http_connections_active", "HTTP connections open now, WebSockets not counted", 1.0),
     (
@@ -159,6 +184,7 @@ pub(crate) static DURATION: Histogram = Histogram {
     name: "websocket_message_duration_seconds",
     help: "From reading a message to its reply being written, commit included",
     first: after(&SINGLE),
+    factor: NANOSECONDS,
     bounds: &[
         50_000,
         100_000,
@@ -181,10 +207,19 @@ pub(crate) static COMMIT: Histogram = Histogram {
     name: "backplane_commit_duration_seconds",
     help: "Duration of a group commit",
     first: DURATION.first + DURATION.bounds.len() + 2,
+    factor: NANOSECONDS,
     bounds: &[10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 25_000_000, 100_000_000],
 };
 
-const _: () = assert!(COMMIT.first + COMMIT.bounds.len() + 2 <= COUNTERS);
+pub(crate) static BATCH: Histogram = Histogram {
+    name: "backplane_batch_messages",
+    help: "Messages counted by one group commit",
+    first: COMMIT.first + COMMIT.bounds.len() + 2,
+    factor: 1.0,
+    bounds: &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000],
+};
+
+const _: () = assert!(BATCH.first + BATCH.bounds.len() + 2 <= COUNTERS);
 const _: () = assert!(Gauge::LABELS.len() <= GAUGES && Gauge::Connections as usize == GAUGE_CONNECTIONS);
 
 /// One worker's numbers: it writes its own row.
@@ -250,11 +285,19 @@ impl Metrics {
         self.row().gauge(gauge as usize).set(value);
     }
 
+    pub(crate) fn heartbeat(&self, source: Heartbeats) {
+        self.row().counter(HEARTBEATS.first + source as usize).add(1);
+    }
+
     /// `n` observations of the same duration.
     pub(crate) fn observe(&self, histogram: &Histogram, duration: Duration, n: u64) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = histogram.bounds.partition_point(|bound| *bound < nanos);
+        self.observe_value(histogram, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), n);
+    }
+
+    /// `n` observations of the same value.
+    pub(crate) fn observe_value(&self, histogram: &Histogram, value: u64, n: u64) {
+        let bucket = histogram.bounds.partition_point(|bound| *bound < value);
         self.row().counter(histogram.first + bucket).add(n);
-        self.row().counter(histogram.first + histogram.bounds.len() + 1).add(nanos.saturating_mul(n));
+        self.row().counter(histogram.first + histogram.bounds.len() + 1).add(value.saturating_mul(n));
     }
 }

@@ -50,10 +50,30 @@ impl Token {
 }
 
 /// The bytes of [`Token::key`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     bytes: [u8; 1 + MAX_TOKEN],
     length: usize,
+}
+
+impl Key {
+    /// From the bytes of one; none, if they cannot be.
+    pub fn from_bytes(given: &[u8]) -> Option<Key> {
+        let mut bytes = [0; 1 + MAX_TOKEN];
+        bytes.get_mut(..given.len())?.copy_from_slice(given);
+        Some(Key { bytes, length: given.len() })
+    }
+}
+
+impl fmt::Display for Key {
+    /// The token's spelling.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_ref() {
+            [b'u', uuid @ ..] if uuid.len() == 16 => Uuid::from_slice(uuid).unwrap_or_default().fmt(f),
+            [_, text @ ..] => f.write_str(&String::from_utf8_lossy(text)),
+            [] => Ok(()),
+        }
+    }
 }
 
 impl AsRef<[u8]> for Key {
@@ -121,6 +141,8 @@ mod tests {
             prop_assert_eq!(a_token.to_string(), a.clone());
             prop_assert_eq!(b_token.to_string(), b.clone());
             prop_assert_eq!(a_token.key().as_ref() == b_token.key().as_ref(), a == b);
+            prop_assert_eq!(a_token.key().to_string(), a.clone());
+            prop_assert_eq!(b_token.key().to_string(), b.clone());
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod bus;
 mod checkpoint;
+pub(crate) mod ledger;
 mod record;
 mod sweep;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use baton_ipc::{Scoreboard, Slot};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
-use super::{Backplane, BackplaneError, Progress};
+use super::{Backplane, BackplaneError, Health, Progress};
 use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::settings::Settings;
 use crate::store::{self, Membership};
@@ -71,6 +72,8 @@ pub(crate) struct Embedded {
     env: Env<WithoutTls>,
     sessions: Table,
     meta: Table,
+    deltas: Table,
+    journal: Table,
     bus: Bus,
     options: Options,
     /// The data file, and how much of it is known to have disk space behind it: with WRITEMAP a page without would be
@@ -103,7 +106,7 @@ impl Embedded {
             EnvOpenOptions::new()
                 .read_txn_without_tls()
                 .map_size(usize::try_from(map_size).unwrap_or(usize::MAX))
-                .max_dbs(4)
+                .max_dbs(6)
                 .max_readers(1024)
                 .flags(EnvFlags::WRITE_MAP | EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC | EnvFlags::NO_READ_AHEAD)
                 .open(dir)?
@@ -113,14 +116,21 @@ impl Embedded {
         let allocated = reserve(&env, &data, &options, 0, map_size, PAGES_PER_COMMIT * PAGE)?;
         let tables = env.create_databases_and_commit(txn, |opener, txn| -> Result<_, heed::Error> {
             let mut table = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
-            Ok(CommitOrAbort::<_, ()>::Commit([table("sessions")?, table("meta")?, table("bus")?, table("peers")?]))
+            Ok(CommitOrAbort::<_, ()>::Commit([
+                table("sessions")?,
+                table("meta")?,
+                table("bus")?,
+                table("peers")?,
+                table("deltas")?,
+                table("journal")?,
+            ]))
         })?;
-        let CommitOrAbort::Commit([sessions, meta, log, peers]) = tables else {
+        let CommitOrAbort::Commit([sessions, meta, log, peers, deltas, journal]) = tables else {
             return Err(heed::Error::Mdb(MdbError::BadTxn).into());
         };
         let bus = Bus::open(log, peers, dir, (options.max_size / PAGE / BUS_SHARE) as usize)?;
         let mut embedded =
-            Embedded { env, sessions, meta, bus, options, data, allocated, map_size, board, slot, membership };
+            Embedded { env, sessions, meta, deltas, journal, bus, options, data, allocated, map_size, board, slot, membership };
         embedded.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.join(txn))?;
         Ok(embedded)
     }
@@ -156,15 +166,24 @@ impl Embedded {
         }
     }
 
+    /// Publications are committed: what goes wrong from here on must not look as if they were not.
+    fn wake_others(&mut self) {
+        match self.bus.wake_others(&self.env) {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => self.forget(&gone),
+            Err(error) => tracing::warn!(%error, "other workers will find the publications later"),
+        }
+    }
+
     /// Counts and publishes all that is in the batch, or nothing.
     fn count(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
         let now = unix_seconds();
         let expired_before = self.expired_before(now);
         let changes = batch.increments.len() + 2 * batch.publications.len();
         let bytes = batch.publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum();
-        let grows = batch.messages() > 0 || !batch.publications.is_empty();
+        let aim = if batch.grows() { Aim::Growth } else { Aim::Upkeep };
         let Batch { increments, publications, .. } = batch;
-        let counted = self.write(if grows { Aim::Growth } else { Aim::Upkeep }, changes, bytes, |txn, tables| {
+        let counted = self.write(aim, changes, bytes, |txn, tables| {
             for increment in increments.iter_mut() {
                 let key = increment.token.key();
                 let count = Record::count(tables.sessions, txn, key.as_ref(), expired_before, now, increment)?;
@@ -212,7 +231,9 @@ impl Embedded {
             row.set_store_phase(StorePhase::Holding, monotonic_ms());
             // Under the lock: nobody else extends the used part of the file meanwhile.
             let (env, data, options) = (&self.env, &self.data, &self.options);
-            let mut tables = Tables { sessions: self.sessions, meta: self.meta, bus: &mut self.bus };
+            let Embedded { sessions, meta, deltas, journal, bus, .. } = self;
+            let (sessions, meta, deltas, journal) = (*sessions, *meta, *deltas, *journal);
+            let mut tables = Tables { sessions, meta, deltas, journal, bus };
             if aim == Aim::Growth && !tables.have_room(env, &txn, pages, options.max_size / PAGE)? {
                 return Err(full(options));
             }
@@ -242,6 +263,8 @@ enum Aim {
 struct Tables<'a> {
     sessions: Table,
     meta: Table,
+    deltas: Table,
+    journal: Table,
     bus: &'a mut Bus,
 }
 
@@ -253,7 +276,7 @@ impl Tables<'_> {
             return Ok(true);
         }
         let mut used = 0;
-        for table in [self.sessions, self.meta, self.bus.log, self.bus.peers] {
+        for table in [self.sessions, self.meta, self.deltas, self.journal, self.bus.log, self.bus.peers] {
             let stat = table.stat(txn)?;
             used += (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64;
         }
@@ -273,12 +296,7 @@ impl Backplane for Embedded {
         }
         committed?;
         if !batch.publications.is_empty() {
-            // It is committed: what goes wrong from here on must not look as if it was not.
-            match self.bus.wake_others(&self.env) {
-                Ok(gone) if gone.is_empty() => {}
-                Ok(gone) => self.forget(&gone),
-                Err(error) => tracing::warn!(%error, "other workers will find the publications later"),
-            }
+            self.wake_others();
         }
         Ok(Progress::Done)
     }
@@ -289,6 +307,10 @@ impl Backplane for Embedded {
 
     fn host(&mut self) -> &mut Embedded {
         self
+    }
+
+    fn health(&mut self) -> Health {
+        Health::new("embedded", self.options.state_dir.display().to_string())
     }
 
     fn close(self: Box<Self>) -> Result<(), BackplaneError> {

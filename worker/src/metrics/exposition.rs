@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{COMMIT, DURATION, FAMILIES, GAUGE_NAMES, Gauge, Histogram, SINGLE, SINGLES};
+use super::{BATCH, COMMIT, DURATION, FAMILIES, GAUGE_NAMES, Gauge, Histogram, SINGLE, SINGLES};
 
 /// What a scrape answers, and its `Content-Type`.
 pub(crate) fn encode(board: &Scoreboard, color: &str, version: &str) -> (String, &'static str) {
@@ -20,6 +20,9 @@ pub(crate) fn encode(board: &Scoreboard, color: &str, version: &str) -> (String,
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
     (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")
 }
+
+/// Of these the generation has what its worst worker has; the others add up.
+const WORST: [Gauge; 3] = [Gauge::HeartbeatLag, Gauge::Startup, Gauge::Pending];
 
 /// All rows added up, at one moment.
 #[derive(Debug)]
@@ -48,8 +51,7 @@ impl Snapshot {
             }
             for (index, value) in snapshot.gauges.iter_mut().enumerate() {
                 let ours = row.gauge(index).get();
-                // A lag or a duration of the generation is that of its worst worker; the rest adds up.
-                let worst = index == Gauge::HeartbeatLag as usize || index == Gauge::Startup as usize;
+                let worst = WORST.iter().any(|gauge| *gauge as usize == index);
                 *value = if worst { ours.max(*value) } else { *value + ours };
             }
             snapshot.states[row.state() as usize] += 1;
@@ -63,12 +65,12 @@ impl Snapshot {
     fn histogram(&self, encoder: &mut DescriptorEncoder<'_>, histogram: &Histogram) -> std::fmt::Result {
         let cells = &self.counters[histogram.first..][..histogram.bounds.len() + 2];
         let (buckets, sum) = cells.split_at(cells.len() - 1);
-        let bounds = histogram.bounds.iter().map(|nanos| *nanos as f64 * 1e-9).chain([f64::INFINITY]);
+        let bounds = histogram.bounds.iter().map(|bound| *bound as f64 * histogram.factor).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
         let count = buckets.iter().map(|(_, n)| n).sum();
         encoder
             .encode_descriptor(histogram.name, histogram.help, None, MetricType::Histogram)?
-            .encode_histogram::<NoLabelSet>(sum[0] as f64 * 1e-9, count, &buckets, None)
+            .encode_histogram::<NoLabelSet>(sum[0] as f64 * histogram.factor, count, &buckets, None)
     }
 }
 
@@ -81,9 +83,14 @@ impl Collector for Snapshot {
                 counter.encode(metric.encode_family(&[(family.label, *value)])?)?;
             }
         }
-        for (single, name, help) in SINGLES {
-            let counter = ConstCounter::new(self.counters[SINGLE.first + single as usize]);
-            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        for (single, name, help, unit) in SINGLES {
+            let value = self.counters[SINGLE.first + single as usize];
+            let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            if unit == 1.0 {
+                ConstCounter::new(value).encode(descriptor)?;
+            } else {
+                ConstCounter::new(value as f64 * unit).encode(descriptor)?;
+            }
         }
         for (gauge, name, help, unit) in GAUGE_NAMES {
             let gauge = ConstGauge::new(self.gauges[gauge as usize] as f64 * unit);
@@ -91,6 +98,7 @@ impl Collector for Snapshot {
         }
         self.histogram(&mut encoder, &DURATION)?;
         self.histogram(&mut encoder, &COMMIT)?;
+        self.histogram(&mut encoder, &BATCH)?;
         let startup = ConstGauge::new(self.gauges[Gauge::Startup as usize] as f64 * 1e-6);
         let help = "From fork to ready, slowest worker";
         startup.encode(encoder.encode_descriptor("app_startup_time_seconds", help, None, MetricType::Gauge)?)?;

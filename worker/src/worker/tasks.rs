@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use baton_ipc::scoreboard::monotonic_ms;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
@@ -21,8 +21,8 @@ use crate::readable::Readable;
 /// How often a worker says that its loop turns, and looks at deadlines.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Turns under load before HTTP, timers and the supervisor get theirs: a millisecond or two.
-const TURNS: u32 = 8;
+/// So long turns may follow each other before HTTP, timers and the supervisor get theirs.
+const SLICE: Duration = Duration::from_millis(2);
 
 /// Handles of the standing tasks.
 pub(super) struct Tasks(Vec<JoinHandle<()>>);
@@ -57,20 +57,19 @@ pub(super) fn spawn<A: App>(shared: &Rc<Shared<A>>) -> io::Result<Tasks> {
 
 /// Turns when the inner epoll is readable; lets others go in between.
 async fn turns<A: App>(shared: Rc<Shared<A>>, epoll: Readable) {
-    let mut without_pause = 0_u32;
     loop {
         if epoll.ready().await.is_err() {
             return;
         }
+        let mut begun = Instant::now();
         loop {
             match shared.turn() {
                 Ok(After::Rest) => break,
                 Ok(After::Settlement) => shared.settled.notified().await,
+                Ok(After::More) if begun.elapsed() < SLICE => {}
                 Ok(After::More) => {
-                    without_pause = without_pause.wrapping_add(1);
-                    if without_pause.is_multiple_of(TURNS) {
-                        yield_now().await;
-                    }
+                    yield_now().await;
+                    begun = Instant::now();
                 }
                 Err(error) => {
                     // epoll_wait(2) fails only on a programming error: nothing can be served any more.

@@ -8,18 +8,22 @@ use heed::RwTxn;
 use super::Table;
 use crate::batch::Increment;
 
-/// The layout of a record; more may follow the fields of this version.
-const VERSION: u8 = 1;
+/// The layout of a record; more may follow the fields of this version. Version 1 ended before `confirmed`.
+const VERSION: u8 = 2;
 
-/// A session: version, count, seconds since 1970 of the last message or close, little-endian.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A session: version, then these in their order, little-endian.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Record {
+    /// The highest count that may have been shown here.
     pub(super) count: u64,
+    /// Seconds since 1970 of the last message or close.
     pub(super) touched: u64,
+    /// The highest count that is beyond doubt: with the embedded backplane the same (see [`super::ledger`]).
+    pub(super) confirmed: u64,
 }
 
 impl Record {
-    const LENGTH: usize = 17;
+    const LENGTH: usize = 25;
 
     /// The session's record, unless it has expired or is not one.
     pub(super) fn get(
@@ -73,7 +77,7 @@ impl Record {
         }
         let counted = |old: Option<Record>| {
             let count = old.map_or(0, |record| record.count).max(floor) + u64::from(increment.by);
-            Record { count, touched: now }
+            Record { count, touched: now, confirmed: count }
         };
         Ok(Record::change(table, txn, key, expired_before, counted)?.count)
     }
@@ -86,15 +90,21 @@ impl Record {
         let mut bytes = [0; Record::LENGTH];
         bytes[0] = VERSION;
         bytes[1..9].copy_from_slice(&self.count.to_le_bytes());
-        bytes[9..].copy_from_slice(&self.touched.to_le_bytes());
+        bytes[9..17].copy_from_slice(&self.touched.to_le_bytes());
+        bytes[17..].copy_from_slice(&self.confirmed.to_le_bytes());
         bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
         let (version, rest) = bytes.split_first()?;
         let (count, rest) = rest.split_first_chunk::<8>()?;
-        let (touched, _) = rest.split_first_chunk::<8>()?;
-        let record = Record { count: u64::from_le_bytes(*count), touched: u64::from_le_bytes(*touched) };
-        (*version == VERSION).then_some(record)
+        let (touched, rest) = rest.split_first_chunk::<8>()?;
+        let (count, touched) = (u64::from_le_bytes(*count), u64::from_le_bytes(*touched));
+        let confirmed = match *version {
+            1 => count,
+            VERSION => u64::from_le_bytes(*rest.first_chunk()?),
+            _ => return None,
+        };
+        Some(Record { count, touched, confirmed })
     }
 }

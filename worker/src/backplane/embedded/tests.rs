@@ -22,7 +22,7 @@ fn age(embedded: &mut Embedded, sessions: impl Iterator<Item = String>, seconds:
     embedded
         .write(Aim::Upkeep, 4096, 0, |txn, tables| {
             for session in sessions {
-                Record { count: 7, touched }.put(tables.sessions, txn, token(&session).key().as_ref())?;
+                Record { count: 7, touched, confirmed: 7 }.put(tables.sessions, txn, token(&session).key().as_ref())?;
             }
             Ok(())
         })

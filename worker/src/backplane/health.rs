@@ -1,0 +1,86 @@
+//! How a backplane is, for those who watch it.
+
+use std::time::{Duration, Instant};
+
+use crate::redis::{Failure, Reason};
+
+/// What a worker knows of its backplane.
+#[derive(Clone, Debug)]
+pub(crate) struct Health {
+    /// `embedded` or `redis`.
+    pub(crate) kind: &'static str,
+    /// Where it is, without secrets.
+    pub(crate) target: String,
+    /// Why it is away; none: it is there.
+    pub(crate) away: Option<Reason>,
+    /// Why, in the words of whoever noticed.
+    pub(crate) detail: String,
+    /// Since when it is there, or away.
+    pub(crate) since: Instant,
+    /// How long it was away before that, altogether.
+    away_before: Duration,
+    /// How much of that the metrics know.
+    pub(crate) told_away: Duration,
+    /// Of the last commit.
+    pub(crate) latency: Option<Duration>,
+    /// Who publishes heartbeats.
+    pub(crate) lease_holder: Option<String>,
+    /// Whether that is this worker.
+    pub(crate) holds_lease: bool,
+    /// Times that it came back.
+    pub(crate) reconnects: u64,
+    /// Times that the subscription was made anew.
+    pub(crate) resubscribed: u64,
+    /// Messages counted on this host that it does not have yet.
+    pub(crate) pending: u64,
+    /// Messages counted on this host that this worker has brought there.
+    pub(crate) merged: u64,
+}
+
+impl Health {
+    pub(crate) fn new(kind: &'static str, target: String) -> Health {
+        Health {
+            kind,
+            target,
+            away: None,
+            detail: String::new(),
+            since: Instant::now(),
+            away_before: Duration::ZERO,
+            told_away: Duration::ZERO,
+            latency: None,
+            lease_holder: None,
+            holds_lease: false,
+            reconnects: 0,
+            resubscribed: 0,
+            pending: 0,
+            merged: 0,
+        }
+    }
+
+    /// It is away. `true`: it was not before.
+    pub(crate) fn down(&mut self, failure: &Failure) -> bool {
+        let first = self.away.is_none();
+        self.away = Some(failure.reason);
+        self.detail.clone_from(&failure.detail);
+        if first {
+            self.since = Instant::now();
+        }
+        first
+    }
+
+    /// It is there. For how long it was away, if it was.
+    pub(crate) fn up(&mut self) -> Option<Duration> {
+        self.away.take()?;
+        let away = self.since.elapsed();
+        self.away_before += away;
+        self.since = Instant::now();
+        self.reconnects += 1;
+        self.detail.clear();
+        Some(away)
+    }
+
+    /// How long it was away, altogether.
+    pub(crate) fn away_for(&self) -> Duration {
+        self.away_before + self.away.map_or(Duration::ZERO, |_| self.since.elapsed())
+    }
+}

@@ -1,0 +1,306 @@
+//! The Redis backplane: many hosts, one service.
+//!
+//! Counts live in Redis. A batch becomes a script call (one per tag on a Cluster), and while it is under way the next one
+//! gathers. The store of the host keeps a ledger of it (see [`ledger`]): when Redis is away counting goes on there, and
+//! what was counted is brought to Redis when it is back, exactly once.
+//!
+//! Two halves: [`Redis`], which the hub holds and which never waits, and the [`Driver`], a task that does nothing but
+//! talk to Redis. Requests go one way, [`Event`]s the other.
+//!
+//! [`ledger`]: super::embedded::ledger
+
+mod bus;
+mod driver;
+mod script;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use redis::Value;
+use tokio::sync::mpsc;
+
+use super::embedded::ledger::{Plan, Unit, UnitId};
+use super::{Announced, Backplane, BackplaneError, Embedded, Health, Progress, Settlement};
+use crate::batch::{Batch, Publication};
+use crate::redis::{Failure, Settings};
+use crate::token::Key;
+use script::{Counted, Layout};
+
+pub(crate) use bus::Message;
+pub(crate) use driver::{Driver, Event};
+
+/// What operators announce may wait in such a number.
+const ANNOUNCEMENTS: usize = 64;
+
+/// Commands for the driver: each stage begins when the one before has succeeded.
+type Stages = Vec<Vec<Call>>;
+
+/// What the driver is asked to do; it knows the scripts' names.
+#[derive(Debug)]
+enum Call {
+    Commit(Unit),
+    Publish(UnitId, Vec<String>),
+}
+
+/// How it is with Redis, as this worker sees it.
+#[derive(Debug)]
+enum Link {
+    Up,
+    /// Counting goes on in the store of the host.
+    Down,
+}
+
+/// What is under way.
+#[derive(Debug)]
+struct Flight {
+    plan: Plan,
+    publications: usize,
+}
+
+/// The half that the hub holds.
+pub(crate) struct Redis {
+    host: Embedded,
+    layout: Rc<Layout>,
+    link: Link,
+    health: Rc<RefCell<Health>>,
+    source: UnitId,
+    requests: mpsc::Sender<Stages>,
+    announcements: mpsc::Sender<Message>,
+    under_way: Option<Flight>,
+    /// Answers that the ledger does not know yet: they go into its next transaction.
+    confirmed: Vec<(Key, u64)>,
+    /// Messages merged that were answered before.
+    merged: u64,
+}
+
+impl Redis {
+    /// The two halves. Nothing is connected yet: until the driver says so, Redis is away.
+    pub(crate) fn new(host: Embedded, settings: &Settings, target: String, ttl: u64) -> Result<(Redis, Driver), Failure> {
+        // One at a time is under way.
+        let (requests, to_commit) = mpsc::channel(1);
+        let (announcements, to_announce) = mpsc::channel(ANNOUNCEMENTS);
+        let health = Rc::new(RefCell::new(Health::new("redis", target)));
+        let connector = crate::redis::Connector::new(settings)?;
+        let cluster = connector.is_cluster();
+        let layout = Rc::new(Layout { prefix: settings.prefix.clone(), session_ttl: ttl, cluster });
+        let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone());
+        let redis = Redis {
+            host,
+            layout,
+            link: Link::Down,
+            health,
+            source: new_source(),
+            requests,
+            announcements,
+            under_way: None,
+            confirmed: Vec::new(),
+            merged: 0,
+        };
+        Ok((redis, driver))
+    }
+
+    fn next(&mut self) -> UnitId {
+        self.source.number += 1;
+        self.source
+    }
+
+    /// Makes what is to be sent of a batch. None: nothing is.
+    fn plan(&mut self, batch: &Batch) -> Result<Option<(Flight, Stages)>, BackplaneError> {
+        let confirmed = std::mem::take(&mut self.confirmed);
+        let (layout, source) = (self.layout.clone(), &mut self.source);
+        let mut plan = self.host.plan(
+            &batch.increments,
+            &confirmed,
+            |session| layout.group(session),
+            || {
+                source.number += 1;
+                *source
+            },
+        )?;
+        if batch.is_empty() {
+            // Nobody waits for this one: time for what others have left behind.
+            let left_behind = self.host.left_behind()?;
+            plan.before.extend(left_behind.into_iter().filter(|unit| !mine(&plan, unit)));
+        }
+        let before: Vec<Call> = plan.before.iter().cloned().map(Call::Commit).collect();
+        let mut calls: Vec<Call> = plan.units.iter().map(|planned| Call::Commit(planned.unit.clone())).collect();
+        if !batch.publications.is_empty() {
+            let room = |p: &Publication| Message::Room { room: p.room.clone(), text: p.text.clone() }.encode();
+            calls.push(Call::Publish(self.next(), batch.publications.iter().map(room).collect()));
+        }
+        let stages: Stages = [before, calls].into_iter().filter(|calls| !calls.is_empty()).collect();
+        let flight = Flight { plan, publications: batch.publications.len() };
+        Ok((!stages.is_empty()).then_some((flight, stages)))
+    }
+
+    /// Redis is away from now on, for this worker.
+    fn lose(&mut self, failure: &Failure) {
+        self.link = Link::Down;
+        // The fate of what was under way is not known: nothing later may look as if it had come after it.
+        self.source = new_source();
+        let mut health = self.health.borrow_mut();
+        if health.down(failure) {
+            tracing::warn!(
+                reason = failure.reason.label(),
+                detail = failure.detail,
+                "redis is away: counting here until it is back"
+            );
+        }
+    }
+
+    /// Takes the answers to what was under way, in the order in which it was sent.
+    fn take(&mut self, flight: Flight, batch: &mut Batch, answers: Vec<Result<Value, Failure>>) -> Result<(), BackplaneError> {
+        let mut answers = answers.into_iter();
+        let mut lost = None;
+        let mut answer = || match answers.next() {
+            Some(Ok(value)) => script::counted(&value),
+            Some(Err(failure)) => {
+                lost.get_or_insert(failure);
+                None
+            }
+            None => None,
+        };
+        let mut outcome = Ok(());
+        for unit in &flight.plan.before {
+            // Without an answer it stays in the journal.
+            let Some(counted) = answer() else { continue };
+            outcome = outcome.and(self.host.merged(unit, known(&counted).as_deref()).map(|n| self.merged += n));
+        }
+        for planned in &flight.plan.units {
+            // Stale could only be one that was sent before, and these are new.
+            let Some(Counted::Counts(counts)) = answer() else {
+                outcome = outcome.and(self.host.keep(planned, &mut batch.increments));
+                continue;
+            };
+            planned.answer(&counts, &mut batch.increments);
+            if planned.is_journaled() {
+                let known = known(&Counted::Counts(counts));
+                outcome = outcome.and(self.host.merged(&planned.unit, known.as_deref()).map(|n| self.merged += n));
+            } else {
+                let sessions = planned.unit.items.iter().map(|item| item.session);
+                self.confirmed.extend(sessions.zip(&counts).filter_map(|(session, count)| Some((session, (*count)?))));
+            }
+        }
+        if flight.publications > 0
+            && let Some(Err(failure)) = answers.next()
+        {
+            lost.get_or_insert(failure);
+            // They may have reached somebody, or nobody: those on this host hear them from here.
+            outcome = outcome.and(self.host.publish_here(&batch.publications));
+        }
+        if let Some(failure) = lost {
+            self.lose(&failure);
+        }
+        outcome
+    }
+}
+
+/// The counts of sessions, 0 for those that have none.
+fn known(counted: &Counted) -> Option<Vec<u64>> {
+    match counted {
+        Counted::Counts(counts) => Some(counts.iter().map(|count| count.unwrap_or(0)).collect()),
+        Counted::Stale => None,
+    }
+}
+
+/// Whether a unit is on its way with this plan already.
+fn mine(plan: &Plan, unit: &Unit) -> bool {
+    plan.before.iter().chain(plan.units.iter().map(|planned| &planned.unit)).any(|other| other.id == unit.id)
+}
+
+fn new_source() -> UnitId {
+    UnitId { source: fastrand::u64(..), number: 0 }
+}
+
+impl Backplane for Redis {
+    fn commit(&mut self, batch: &mut Batch) -> Result<Progress, BackplaneError> {
+        if matches!(self.link, Link::Down) {
+            self.host.count_here(batch)?;
+            return Ok(Progress::Done);
+        }
+        let Some((flight, stages)) = self.plan(batch)? else { return Ok(Progress::Done) };
+        match self.requests.try_send(stages) {
+            Ok(()) => {
+                self.under_way = Some(flight);
+                Ok(Progress::Begun)
+            }
+            Err(error) => {
+                // The driver takes one after the other, and there is never more than one.
+                tracing::error!(%error, "the task that talks to redis does not listen");
+                let units = flight.plan.units.iter();
+                units.map(|planned| self.host.keep(planned, &mut batch.increments)).collect::<Result<(), _>>()?;
+                Ok(Progress::Done)
+            }
+        }
+    }
+
+    fn settle(&mut self, batch: &mut Batch, settlement: Settlement) -> Result<(), BackplaneError> {
+        match self.under_way.take() {
+            Some(flight) => self.take(flight, batch, settlement.0),
+            None => Ok(()),
+        }
+    }
+
+    fn rest(&mut self) {
+        let confirmed = std::mem::take(&mut self.confirmed);
+        if confirmed.is_empty() {
+            return;
+        }
+        if let Err(error) = self.host.confirm(&confirmed) {
+            tracing::warn!(%error, "the ledger does not know of the last counts");
+            self.confirmed = confirmed;
+        }
+    }
+
+    fn has_backlog(&mut self) -> bool {
+        let waits = || Ok::<_, BackplaneError>(self.host.has_open()? || !self.host.left_behind()?.is_empty());
+        matches!(self.link, Link::Up)
+            && waits().unwrap_or_else(|error| {
+                tracing::warn!(%error, "the ledger cannot be read");
+                false
+            })
+    }
+
+    fn link(&mut self, change: Result<(), &Failure>) {
+        match change {
+            Ok(()) => {
+                self.link = Link::Up;
+                if let Some(away) = self.health.borrow_mut().up() {
+                    tracing::info!(away_seconds = away.as_secs_f64(), "redis is back");
+                }
+            }
+            Err(failure) => self.lose(failure),
+        }
+    }
+
+    fn announce(&mut self, message: Message) -> Announced {
+        match self.link {
+            Link::Up if self.announcements.try_send(message).is_ok() => Announced::Sent,
+            Link::Up | Link::Down => Announced::Failed,
+        }
+    }
+
+    fn health(&mut self) -> Health {
+        let mut health = self.health.borrow().clone();
+        health.pending = self.host.unmerged().unwrap_or(0);
+        health.merged = self.merged;
+        health
+    }
+
+    fn published(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError> {
+        self.host.published()
+    }
+
+    fn host(&mut self) -> &mut Embedded {
+        &mut self.host
+    }
+
+    fn close(mut self: Box<Self>) -> Result<(), BackplaneError> {
+        self.rest();
+        self.host.leave()
+    }
+}

@@ -1,0 +1,335 @@
+//! The half of the Redis backplane that talks: one loop for commands, one for what others publish, each on a connection
+//! of its own.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::bus::{Message, Numbers};
+use super::script::{self, Layout, Scripts};
+use super::{Call, Stages};
+use crate::backplane::{Health, Settlement};
+use crate::backplane::embedded::ledger::{Unit, UnitId};
+use crate::heartbeat::wall_ms;
+use crate::redis::{Connection, Connector, Failure, Reason, Subscription};
+
+/// How often the lease is renewed, and how often a worker that has lost sight of its holder tries to take it.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// Whoever has not heard the holder of the lease for this long tries to take it.
+const HOLDER_SILENT: Duration = Duration::from_millis(2500);
+
+/// A subscription on which nothing is heard for this long, though Redis is there, is made anew: its holder says
+/// something every second.
+const DEAF: Duration = Duration::from_secs(5);
+
+/// Bounds of the pause between two attempts to connect.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// A line that held for this long was no flicker: the next pause is a short one again.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// What the hub is told.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Redis is there, or is not.
+    Link(Result<(), Failure>),
+    /// The answers to the commit that is under way.
+    Settled(Settlement),
+    /// Somebody has published.
+    Heard(Message),
+    /// So many publications went missing.
+    Missed(u64),
+}
+
+/// Talks to Redis until nobody listens any more.
+pub(crate) struct Driver {
+    connector: Connector,
+    layout: Rc<Layout>,
+    commits: mpsc::Receiver<Stages>,
+    announcements: mpsc::Receiver<Message>,
+    health: Rc<RefCell<Health>>,
+    /// The name under which this worker asks for the lease.
+    me: String,
+    /// When the holder of the lease was last heard.
+    heard: Rc<Cell<Option<Instant>>>,
+}
+
+/// Pauses that grow, with some chance in them so that workers do not come as a herd.
+struct Pauses(Duration);
+
+impl Pauses {
+    fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (2 * pause).min(RETRY.1);
+        pause.mul_f64(0.5 + fastrand::f64())
+    }
+
+    fn over(&mut self, held: Duration) {
+        if held >= STEADY {
+            self.0 = RETRY.0;
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn new(
+        connector: Connector,
+        layout: Rc<Layout>,
+        commits: mpsc::Receiver<Stages>,
+        announcements: mpsc::Receiver<Message>,
+        health: Rc<RefCell<Health>>,
+    ) -> Driver {
+        let me = format!("{:016x}", fastrand::u64(..));
+        Driver { connector, layout, commits, announcements, health, me, heard: Rc::default() }
+    }
+
+    /// Runs until the receiver of the events is gone. `interval` is that of the heartbeats.
+    pub(crate) async fn run(self, events: mpsc::Sender<Event>, interval: Duration) {
+        let listener = Listener {
+            connector: self.connector.clone(),
+            channel: self.layout.channel(),
+            health: self.health.clone(),
+            heard: self.heard.clone(),
+            events: events.clone(),
+        };
+        tokio::join!(self.speak(&events, interval), listener.listen());
+    }
+
+    /// Connects, serves, and does it again.
+    async fn speak(mut self, events: &mpsc::Sender<Event>, interval: Duration) {
+        let mut pauses = Pauses(RETRY.0);
+        let mut failure = Failure::new(Reason::Unreachable, "not connected yet");
+        // Until the first attempt has failed nothing is known.
+        loop {
+            let connected = {
+                let connecting = connect(&self.connector, &self.layout);
+                tokio::pin!(connecting);
+                loop {
+                    tokio::select! {
+                        connected = &mut connecting => break connected,
+                        Some(stages) = self.commits.recv() => refuse(events, &stages, &failure).await,
+                    }
+                }
+            };
+            let begun = Instant::now();
+            failure = match connected {
+                Ok((connection, scripts)) => {
+                    if events.send(Event::Link(Ok(()))).await.is_err() {
+                        return;
+                    }
+                    match self.serve(connection, &scripts, events, interval).await {
+                        Some(failure) => failure,
+                        None => return,
+                    }
+                }
+                Err(failure) => failure,
+            };
+            self.health.borrow_mut().holds_lease = false;
+            if events.send(Event::Link(Err(failure.clone()))).await.is_err() {
+                return;
+            }
+            pauses.over(begun.elapsed());
+            let pause = sleep(pauses.next());
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    Some(stages) = self.commits.recv() => refuse(events, &stages, &failure).await,
+                }
+            }
+        }
+    }
+
+    /// Does what is asked for until Redis fails. None: nobody asks any more.
+    async fn serve(
+        &mut self,
+        mut connection: Connection,
+        scripts: &Scripts,
+        events: &mpsc::Sender<Event>,
+        interval: Duration,
+    ) -> Option<Failure> {
+        let mut pulse = tokio::time::interval(PULSE);
+        pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let interval_ms = (interval.as_millis() as u64).max(1);
+        let mut last_beat = wall_ms() / interval_ms * interval_ms;
+        loop {
+            // Not longer than a second: the wall clock may be set meanwhile.
+            let until_beat = Duration::from_millis((last_beat + interval_ms).saturating_sub(wall_ms())).min(PULSE);
+            let failed = tokio::select! {
+                stages = self.commits.recv() => {
+                    let begun = Instant::now();
+                    let (answers, failed) = self.carry_out(&mut connection, scripts, stages?).await;
+                    self.health.borrow_mut().latency = Some(begun.elapsed());
+                    events.send(Event::Settled(Settlement(answers))).await.ok()?;
+                    failed
+                }
+                message = self.announcements.recv() => {
+                    let id = UnitId { source: fastrand::u64(..), number: 1 };
+                    let call = Call::Publish(id, vec![message?.encode()]);
+                    self.carry_out(&mut connection, scripts, vec![vec![call]]).await.1
+                }
+                _ = pulse.tick() => self.keep_lease(&mut connection, scripts).await,
+                () = sleep(until_beat) => {
+                    let now = wall_ms();
+                    let due = now - now % interval_ms;
+                    let set_back = due + 2 * interval_ms < last_beat;
+                    let is_due = due > last_beat;
+                    if is_due || set_back {
+                        last_beat = due;
+                    }
+                    if is_due { self.beat(&mut connection, scripts, due).await } else { None }
+                }
+            };
+            if failed.is_some() {
+                return failed;
+            }
+        }
+    }
+
+    /// Carries out stages in their order; after a failure those that follow fail like it.
+    async fn carry_out(
+        &self,
+        connection: &mut Connection,
+        scripts: &Scripts,
+        stages: Stages,
+    ) -> (Vec<Result<Value, Failure>>, Option<Failure>) {
+        let (mut answers, mut failed) = (Vec::new(), None::<Failure>);
+        for stage in stages {
+            if let Some(failure) = &failed {
+                answers.extend(stage.iter().map(|_| Err(failure.clone())));
+                continue;
+            }
+            let command = |call: &Call| match call {
+                Call::Commit(unit) => self.layout.commit(scripts, unit),
+                Call::Publish(id, texts) => self.layout.publications(scripts, *id, texts),
+            };
+            let these = connection.execute(stage.iter().map(command).collect()).await;
+            failed = these.iter().find_map(|answer| answer.as_ref().err().cloned());
+            answers.extend(these);
+        }
+        (answers, failed)
+    }
+
+    /// Renews the lease, or takes it when its holder is not heard any more.
+    async fn keep_lease(&self, connection: &mut Connection, scripts: &Scripts) -> Option<Failure> {
+        let holder_heard = self.heard.get().is_some_and(|at| at.elapsed() < HOLDER_SILENT);
+        if holder_heard && !self.health.borrow().holds_lease {
+            return None;
+        }
+        let text = Message::Lease(self.me.clone()).encode();
+        self.ask(connection, self.layout.lease(scripts, &self.me, &text)).await
+    }
+
+    async fn beat(&self, connection: &mut Connection, scripts: &Scripts, at: u64) -> Option<Failure> {
+        if !self.health.borrow().holds_lease {
+            return None;
+        }
+        let text = Message::Beat(at).encode();
+        self.ask(connection, self.layout.beat(scripts, &self.me, at, &text)).await
+    }
+
+    /// Asks something whose answer is whether the lease is ours.
+    async fn ask(&self, connection: &mut Connection, command: redis::Cmd) -> Option<Failure> {
+        match connection.execute(vec![command]).await.pop() {
+            Some(Ok(value)) => {
+                self.health.borrow_mut().holds_lease = script::held(&value);
+                None
+            }
+            Some(Err(failure)) => Some(failure),
+            None => None,
+        }
+    }
+}
+
+/// Connects, brings the scripts, and sees whether Redis takes changes.
+async fn connect(connector: &Connector, layout: &Layout) -> Result<(Connection, Scripts), Failure> {
+    let mut connection = connector.connect().await?;
+    let digests = connection.execute(script::load()).await.into_iter().collect::<Result<_, _>>()?;
+    let scripts = Scripts::from_digests(digests)
+        .ok_or_else(|| Failure::new(Reason::Other, "SCRIPT LOAD was not answered with a digest"))?;
+    let groups = if layout.cluster { script::GROUPS } else { 1 };
+    let source = fastrand::u64(..);
+    let probe = |group| {
+        let id = UnitId { source, number: 1 };
+        layout.commit(&scripts, &Unit { id, group, items: Vec::new() })
+    };
+    let answers = connection.execute((0..groups).map(probe).collect()).await;
+    answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok((connection, scripts))
+}
+
+/// Redis was lost after the hub had asked, or before it had heard.
+async fn refuse(events: &mpsc::Sender<Event>, stages: &Stages, failure: &Failure) {
+    let answers = stages.iter().flatten().map(|_| Err(failure.clone())).collect();
+    // If nobody listens, the next event will find out.
+    let _ = events.send(Event::Settled(Settlement(answers))).await;
+}
+
+/// Hears what others publish.
+struct Listener {
+    connector: Connector,
+    channel: String,
+    health: Rc<RefCell<Health>>,
+    heard: Rc<Cell<Option<Instant>>>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Listener {
+    /// Subscribes, listens, and does it again.
+    async fn listen(self) {
+        let (mut pauses, mut numbers, mut before) = (Pauses(RETRY.0), Numbers::default(), false);
+        while !self.events.is_closed() {
+            let begun = Instant::now();
+            match self.connector.subscribe(&self.channel).await {
+                Ok(subscription) => {
+                    if std::mem::replace(&mut before, true) {
+                        self.health.borrow_mut().resubscribed += 1;
+                    }
+                    self.hear(subscription, &mut numbers).await;
+                    tracing::debug!("the subscription has ended");
+                }
+                Err(failure) => tracing::debug!(%failure, "no subscription"),
+            }
+            pauses.over(begun.elapsed());
+            sleep(pauses.next()).await;
+        }
+    }
+
+    /// Listens until the subscription ends, or seems to be deaf.
+    async fn hear(&self, mut subscription: Subscription, numbers: &mut Numbers) {
+        loop {
+            let payload = match timeout(DEAF, subscription.next()).await {
+                Ok(Some(payload)) => payload,
+                Ok(None) => return,
+                // While Redis is away nobody says anything.
+                Err(_) if self.health.borrow().away.is_some() => continue,
+                Err(_) => return tracing::debug!("nothing was heard for too long"),
+            };
+            let Some((number, message)) = Message::decode(&payload) else {
+                tracing::warn!(bytes = payload.len(), "a stranger publishes on our channel");
+                continue;
+            };
+            let missed = numbers.missed(number);
+            if missed > 0 && self.events.send(Event::Missed(missed)).await.is_err() {
+                return;
+            }
+            match message {
+                Some(Message::Lease(holder)) => {
+                    self.heard.set(Some(Instant::now()));
+                    self.health.borrow_mut().lease_holder = Some(holder);
+                }
+                Some(message) => {
+                    if self.events.send(Event::Heard(message)).await.is_err() {
+                        return;
+                    }
+                }
+                None => tracing::debug!(number, "a message of another version"),
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What Redis is told to do: scripts, each of which it carries out whole, and once per unit however often it is told.
+//!
+//! Everything lives below a prefix: `baton:{3f}:s:TOKEN` is a session's count, its tag one of 256, so that a Cluster
+//! spreads them and still takes those of one tag together. `baton:{3f}:u:SOURCE` remembers the last unit of a source and
+//! its answer. `baton:{bus}:…` is all about publications and the heartbeat.
+
+use redis::{Cmd, Value, cmd};
+
+use crate::backplane::embedded::ledger::{Unit, UnitId};
+use crate::token::Key;
+
+/// Sessions are spread over so many tags.
+pub(super) const GROUPS: u16 = 256;
+
+/// How long Redis remembers a unit, in seconds. A host that was away for longer than this may add its last one twice.
+const REMEMBERED: u64 = 7 * 24 * 3600;
+
+/// How long the lease is held without being renewed, in milliseconds.
+const LEASE_MS: u64 = 3000;
+
+/// `KEYS`: the source's, then the sessions'. `ARGV`: the unit's number, how long to remember it, how long sessions live, then
+/// for each session the messages to add and the floor. The answer: the counts, separated by spaces; -1: not a count's key.
+const COMMIT: &str = r"
+local done = redis.call('GET', KEYS[1])
+if done then
+  local space = string.find(done, ' ', 1, true)
+  local number = tonumber(string.sub(done, 1, space - 1))
+  if number == tonumber(ARGV[1]) then return string.sub(done, space + 1) end
+  if number > tonumber(ARGV[1]) then return 'stale' end
+end
+local counts = {}
+for i = 2, #KEYS do
+  local key, by, floor = KEYS[i], tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+  local count
+  if by > 0 then
+    count = redis.pcall('INCRBY', key, ARGV[2 * i])
+    if type(count) == 'table' then
+      count = -1
+    elseif count == by or count < floor + by then
+      if count < floor + by then
+        count = redis.call('INCRBY', key, string.format('%.0f', floor + by - count))
+      end
+      redis.call('EXPIRE', key, ARGV[3])
+    end
+  else
+    local value = redis.pcall('GET', key)
+    count = type(value) ~= 'table' and tonumber(value or '0') or -1
+    if count >= 0 and count < floor then
+      count = floor
+      redis.call('SET', key, string.format('%.0f', floor), 'EX', ARGV[3])
+    elseif count > 0 then
+      redis.call('EXPIRE', key, ARGV[3])
+    end
+  end
+  if count >= 1e14 then count = string.format('%.0f', count) end
+  counts[i - 1] = count
+end
+local answer = table.concat(counts, ' ')
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. answer, 'EX', ARGV[2])
+return answer
+";
+
+/// `KEYS`: the source's, the number of the last publication. `ARGV`: the unit's number, how long to remember it, the
+/// command that publishes, the channel, then the texts. Each goes out behind its number.
+const PUBLISH: &str = r"
+local done = redis.call('GET', KEYS[1])
+if done and tonumber(done) >= tonumber(ARGV[1]) then return 0 end
+for i = 5, #ARGV do
+  redis.call(ARGV[3], ARGV[4], redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[i])
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1
+";
+
+/// `KEYS`: the lease, the number of the last publication. `ARGV`: who wants it, for how many milliseconds, the command that
+/// publishes, the channel, the text that says who has it. The answer: 1 if it is theirs.
+const LEASE: &str = r"
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call(ARGV[3], ARGV[4], redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[5])
+return 1
+";
+
+/// `KEYS`: the lease, the time of the last heartbeat, the number of the last publication. `ARGV`: who believes to have it,
+/// the time of this heartbeat, the command that publishes, the channel, the text.
+const BEAT: &str = r"
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if tonumber(redis.call('GET', KEYS[2]) or '0') >= tonumber(ARGV[2]) then return 1 end
+redis.call('SET', KEYS[2], ARGV[2])
+redis.call(ARGV[3], ARGV[4], redis.call('INCR', KEYS[3]) .. ' ' .. ARGV[5])
+return 1
+";
+
+/// All of them, in the order of [`Scripts::from_digests`].
+const ALL: [&str; 4] = [COMMIT, PUBLISH, LEASE, BEAT];
+
+/// The commands that make Redis know the scripts.
+pub(super) fn load() -> Vec<Cmd> {
+    let load = |script: &str| {
+        let mut load = cmd("SCRIPT");
+        load.arg("LOAD").arg(script);
+        load
+    };
+    ALL.into_iter().map(load).collect()
+}
+
+/// The scripts by the digests under which Redis knows them.
+#[derive(Clone, Debug)]
+pub(super) struct Scripts {
+    commit: String,
+    publish: String,
+    lease: String,
+    beat: String,
+}
+
+impl Scripts {
+    /// From the answers to [`load`].
+    pub(super) fn from_digests(answers: Vec<Value>) -> Option<Scripts> {
+        let digests: Option<Vec<String>> = answers.iter().map(text).collect();
+        let [commit, publish, lease, beat] = digests?.try_into().ok()?;
+        Some(Scripts { commit, publish, lease, beat })
+    }
+}
+
+/// Where things are in Redis, and how it publishes.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub(super) prefix: String,
+    pub(super) session_ttl: u64,
+    /// Keys of one command must have one tag.
+    pub(super) cluster: bool,
+}
+
+impl Layout {
+    /// The channel of all publications.
+    pub(super) fn channel(&self) -> String {
+        format!("{}:{{bus}}:channel", self.prefix)
+    }
+
+    /// Which sessions may be counted by one command.
+    pub(super) fn group(&self, session: &Key) -> u16 {
+        if self.cluster { tag(session) } else { 0 }
+    }
+
+    fn publish(&self) -> &'static str {
+        // In a Cluster one node, that of the tag, has the channel: so there is one order.
+        if self.cluster { "SPUBLISH" } else { "PUBLISH" }
+    }
+
+    fn session(&self, session: &Key) -> String {
+        format!("{}:{{{:02x}}}:s:{session}", self.prefix, tag(session))
+    }
+
+    fn source(&self, group: u16, source: u64) -> String {
+        format!("{}:{{{group:02x}}}:u:{source:016x}", self.prefix)
+    }
+
+    fn bus(&self, name: &str) -> String {
+        format!("{}:{{bus}}:{name}", self.prefix)
+    }
+
+    /// Counts a unit. One without sessions changes nothing that matters, and shows whether Redis takes changes.
+    pub(super) fn commit(&self, scripts: &Scripts, unit: &Unit) -> Cmd {
+        let mut command = Cmd::with_capacity(4 + 4 * unit.items.len() + 4, 64 * (unit.items.len() + 4));
+        command.arg("EVALSHA").arg(&scripts.commit).arg(1 + unit.items.len());
+        command.arg(self.source(unit.group, unit.id.source));
+        unit.items.iter().for_each(|item| drop(command.arg(self.session(&item.session))));
+        command.arg(unit.id.number).arg(REMEMBERED).arg(self.session_ttl);
+        unit.items.iter().for_each(|item| drop(command.arg(item.by).arg(item.floor)));
+        command
+    }
+
+    /// Publishes texts.
+    pub(super) fn publications(&self, scripts: &Scripts, id: UnitId, texts: &[String]) -> Cmd {
+        let mut command = cmd("EVALSHA");
+        command.arg(&scripts.publish).arg(2).arg(self.bus(&format!("u:{:016x}", id.source))).arg(self.bus("number"));
+        command.arg(id.number).arg(REMEMBERED).arg(self.publish()).arg(self.channel());
+        texts.iter().for_each(|text| drop(command.arg(text)));
+        command
+    }
+
+    /// Takes or renews the lease.
+    pub(super) fn lease(&self, scripts: &Scripts, me: &str, text: &str) -> Cmd {
+        let mut command = cmd("EVALSHA");
+        command.arg(&scripts.lease).arg(2).arg(self.bus("lease")).arg(self.bus("number"));
+        command.arg(me).arg(LEASE_MS).arg(self.publish()).arg(self.channel()).arg(text);
+        command
+    }
+
+    /// Publishes a heartbeat, if the lease is held.
+    pub(super) fn beat(&self, scripts: &Scripts, me: &str, at: u64, text: &str) -> Cmd {
+        let mut command = cmd("EVALSHA");
+        command.arg(&scripts.beat).arg(3).arg(self.bus("lease")).arg(self.bus("beat")).arg(self.bus("number"));
+        command.arg(me).arg(at).arg(self.publish()).arg(self.channel()).arg(text);
+        command
+    }
+}
+
+/// What Redis answers to a unit.
+#[derive(Debug, PartialEq)]
+pub(super) enum Counted {
+    /// The counts of its sessions; none for one whose key holds something else.
+    Counts(Vec<Option<u64>>),
+    /// A later unit of the source came first: this one was merged long ago.
+    Stale,
+}
+
+/// Reads the answer to [`Layout::commit`]; none: it is not one.
+pub(super) fn counted(value: &Value) -> Option<Counted> {
+    let text = text(value)?;
+    if text == "stale" {
+        return Some(Counted::Stale);
+    }
+    let count = |word: &str| word.parse::<i64>().ok().map(|count| u64::try_from(count).ok());
+    text.split_ascii_whitespace().map(count).collect::<Option<_>>().map(Counted::Counts)
+}
+
+/// Whether the lease is ours: the answer to [`Layout::lease`] and [`Layout::beat`].
+pub(super) fn held(value: &Value) -> bool {
+    matches!(value, Value::Int(1))
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Value::SimpleString(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// FNV-1a, whose value for a session must never change: it is in the name of its key.
+fn tag(session: &Key) -> u16 {
+    let hash = session.as_ref().iter().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
+    ((hash ^ (hash >> 16)) % u32::from(GROUPS)) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::Token;
+
+    fn layout(cluster: bool) -> Layout {
+        Layout { prefix: "p".into(), session_ttl: 60, cluster }
+    }
+
+    #[test]
+    fn a_key_is_readable_and_never_changes() {
+        let name = |token: &str| layout(false).session(&token.parse::<Token>().unwrap().key());
+        assert_eq!(name("abc123"), "p:{a2}:s:abc123");
+        let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+        assert!(name(uuid).ends_with(&format!(":s:{uuid}")), "{}", name(uuid));
+    }
+
+    #[test]
+    fn tags_are_spread() {
+        let layout = layout(true);
+        let mut seen = [0; GROUPS as usize];
+        for n in 0..25_600 {
+            seen[usize::from(layout.group(&format!("session-{n}").parse::<Token>().unwrap().key()))] += 1;
+        }
+        assert!(seen.iter().all(|n| (50..200).contains(n)), "{seen:?}");
+    }
+
+    #[test]
+    fn answers_are_counts() {
+        let value = |text: &str| Value::BulkString(text.into());
+        assert_eq!(counted(&value("3 -1 9007199254740993")), Some(Counted::Counts(vec![
+            Some(3),
+            None,
+            Some(9_007_199_254_740_993)
+        ])));
+        assert_eq!(counted(&value("")), Some(Counted::Counts(vec![])));
+        assert_eq!(counted(&value("stale")), Some(Counted::Stale));
+        assert_eq!((counted(&value("x")), counted(&Value::Nil)), (None, None));
+    }
+}
