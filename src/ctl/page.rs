@@ -1,22 +1,26 @@
 //! What an operator reads: the status page, and every other answer in words.
 
-use baton_ipc::control::{ConnectionRow, Order, Output, SlotStatus, Status};
+use baton_ipc::control::{ConnectionRow, Order, Output, Relayed, SlotStatus, Status};
 use baton_ipc::scoreboard::State;
 
 use super::table::{Align, Cell, Paint, age, printable, table};
+use super::verbs::Verb;
 use crate::config::VERSION;
 
-/// An answer as text, newline at the end included.
-pub(super) fn render(output: &Output, order: Order, colors: bool) -> String {
+/// The answer to a command as text, newline at the end included.
+pub(super) fn render(output: &Output, verb: &Verb, colors: bool) -> String {
     match output {
         Output::Text { message } => format!("{}\n", printable(message)),
         Output::Status(status) => self::status(status, colors),
         Output::Pids { supervisor, workers } => pids(*supervisor, workers),
         Output::Tail { text, .. } => text.clone(),
-        Output::Connections { total, rows } => connections(*total, rows, order, colors),
-        Output::Reached { connections, workers } => {
-            let (s, w) = (plural(*connections), plural(u64::from(*workers)));
-            format!("reached {connections} connection{s}; {workers} worker{w} answered\n")
+        Output::Connections { total, rows } => {
+            let order = if let Verb::Connections { order, .. } = verb { *order } else { Order::default() };
+            connections(*total, rows, order, colors)
+        }
+        Output::Reached { connections, workers, relayed } => {
+            let of_a_session = matches!(verb, Verb::Disconnect { .. });
+            reached(*connections, *workers, *relayed, of_a_session)
         }
         Output::Version { version, control, protocol } => {
             format!("batonctl    {VERSION}\nsupervisor  {version} (control {control}, protocol {protocol})\n")
@@ -165,6 +169,22 @@ fn connections(total: u64, rows: &[ConnectionRow], order: Order, colors: bool) -
     if rows.is_empty() { shown } else { table(&columns, &rows.iter().map(cells).collect::<Vec<_>>(), colors) + &shown }
 }
 
+fn reached(connections: u64, workers: u16, relayed: Option<Relayed>, of_a_session: bool) -> String {
+    let here = if of_a_session && connections == 0 {
+        "no connection here has the session".to_owned()
+    } else {
+        let (s, w) = (plural(connections), plural(u64::from(workers)));
+        format!("reached {connections} connection{s} on {workers} worker{w}")
+    };
+    let elsewhere = match relayed {
+        Some(Relayed::Alone) => "",
+        Some(Relayed::Sent) => "; passed on to the other hosts",
+        Some(Relayed::Failed) => "; NOT passed on to the other hosts: `batonctl backplane` tells why",
+        None => "; whether other hosts were told is not known",
+    };
+    format!("{here}{elsewhere}\n")
+}
+
 fn plural(n: u64) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
@@ -219,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_status_page() {
-        let page = render(&Output::Status(Box::new(night())), Order::Oldest, false);
+        let page = render(&Output::Status(Box::new(night())), &Verb::Status, false);
         assert_eq!(
             page,
             "\
@@ -238,14 +258,28 @@ SLOT  STATE     PID  UPTIME  CONNECTIONS  MSG/S  MESSAGES  RESTARTS  LAST CAUSE
     #[test]
     fn colors_change_nothing_but_colors() {
         let output = Output::Status(Box::new(night()));
-        let painted = render(&output, Order::Oldest, true);
+        let painted = render(&output, &Verb::Status, true);
         assert!(painted.contains("\x1b[32mSERVING\x1b[0m") && painted.contains("\x1b[31mBACKOFF\x1b[0m"));
         let mut stripped = painted;
         while let Some(at) = stripped.find('\x1b') {
             let end = at + stripped[at..].find('m').unwrap();
             stripped.replace_range(at..=end, "");
         }
-        assert_eq!(stripped, render(&output, Order::Oldest, false));
+        assert_eq!(stripped, render(&output, &Verb::Status, false));
+    }
+
+    #[test]
+    fn who_was_reached_here_and_elsewhere() {
+        let all = |relayed| reached(12, 4, relayed, false);
+        assert_eq!(all(Some(Relayed::Alone)), "reached 12 connections on 4 workers\n");
+        assert_eq!(all(Some(Relayed::Sent)), "reached 12 connections on 4 workers; passed on to the other hosts\n");
+        assert!(all(Some(Relayed::Failed)).contains("4 workers; NOT passed on to the other hosts: "));
+        assert!(all(None).contains("is not known"));
+        assert_eq!(
+            reached(0, 4, Some(Relayed::Sent), true),
+            "no connection here has the session; passed on to the other hosts\n"
+        );
+        assert_eq!(reached(1, 1, Some(Relayed::Alone), true), "reached 1 connection on 1 worker\n");
     }
 
     #[test]

@@ -314,7 +314,7 @@ async fn disconnect_closes_every_connection_of_a_session_and_no_other() {
         theirs.push(Client::connect(&url).await);
     }
     let mut other = Client::connect(&service.session_url("other")).await;
-    assert_eq!(ctl(&service, &["disconnect", "abc"], 0), "reached 8 connections; 4 workers answered\n");
+    assert_eq!(ctl(&service, &["disconnect", "abc"], 0), "reached 8 connections on 4 workers\n");
     for client in &mut theirs {
         let frame = client.close().await.expect("a close frame");
         assert_eq!((frame.code, frame.reason.as_str()), (CloseCode::Normal, "disconnected by the operator"));
@@ -338,7 +338,7 @@ async fn a_broadcast_reaches_everyone_exactly_once() {
     let notices = [json!({ "notice": "naïve — ≥ 1", "n": [1, 2.5, null] }), json!("just a text"), json!(-1)];
     for notice in &notices {
         let said = ctl(&service, &["broadcast", &notice.to_string()], 0);
-        assert_eq!(said, "reached 100 connections; 4 workers answered\n");
+        assert_eq!(said, "reached 100 connections on 4 workers\n");
     }
     for client in &mut clients {
         for notice in &notices {
@@ -484,7 +484,7 @@ fn commands_from_standard_input_run_line_by_line() {
     assert_eq!(run("# a remark\n\n  pid   0\n"), (Some(0), format!("{pid}\n"), String::new()));
     let (code, out, _) = run("stop 1\nstatus\nbroadcast {\"with\": \"spaces\"}\nexit\nshutdown\n");
     assert_eq!(code, Some(3), "{out}");
-    assert!(out.contains("reached 0 connections; 1 worker answered"), "{out}");
+    assert!(out.contains("reached 0 connections on 1 worker"), "{out}");
     // All lines are run; the first failure is the one that counts.
     let (code, out, err) = run("start 9\nfly\nstart 1\nstatus");
     assert_eq!(code, Some(1), "{out}{err}");

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Instant;
 
+use baton_ipc::control::Relayed;
 use baton_ipc::messages::{Answer, FromWorker, Question, ToWorker};
 use baton_ipc::scoreboard::monotonic_ms;
 use baton_ipc::{Channel, ChannelError, Inheritance, Listener, Slot};
@@ -38,6 +39,7 @@ pub(crate) struct Shared<A: App> {
     emptied: Notify,
     log_lines_dropped: fn() -> u64,
     rest_logs: fn(),
+    supervisor: Channel,
 }
 
 impl<A: App> Shared<A> {
@@ -55,6 +57,17 @@ impl<A: App> Shared<A> {
     /// Resolves when HTTP connections are to end.
     pub(crate) fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
+    }
+
+    /// Says something to the supervisor, unasked or not. It never waits: a supervisor that stands still is an error.
+    pub(crate) fn tell_supervisor(&self, message: &FromWorker) -> Result<(), ChannelError> {
+        self.supervisor.send(message, &[])
+    }
+
+    /// Passes on to the other hosts what is for them too, within a second: the supervisor waits no longer than two. None:
+    /// it is another worker's task.
+    async fn relay(&self, _question: &Question) -> Option<Relayed> {
+        Some(Relayed::Alone)
     }
 }
 
@@ -98,6 +111,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
         let backplane = Embedded::open(options, scoreboard, slot).map_err(|error| error.to_string())?;
         let max_descriptors = accept::max_descriptors().map_err(|error| format!("getrlimit: {error}"))?;
         let handshakes = Handshakes::new(settings.limits.max_handshakes);
+        let supervisor = channel.try_clone().map_err(|error| format!("fcntl: {error}"))?;
         let hub = Hub::new(app, settings, metrics.clone(), backplane).map_err(|error| format!("epoll: {error}"))?;
         Ok(Rc::new(Shared {
             hub: RefCell::new(hub),
@@ -108,6 +122,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
             emptied: Notify::new(),
             log_lines_dropped: hooks.log_lines_dropped,
             rest_logs: hooks.rest_logs,
+            supervisor,
         }))
     })();
     let shared = match started {
@@ -135,7 +150,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     let report = drain::drain(&shared, within).await;
     tracing::info!(closed = report.closed, cut = report.cut, "drained");
     // Without a supervisor nobody is left to tell.
-    let _ = channel.send(&FromWorker::Drained(report), &[]);
+    let _ = shared.tell_supervisor(&FromWorker::Drained(report));
     tasks.stop().await;
     match Rc::try_unwrap(shared) {
         Ok(shared) => match shared.hub.into_inner().backplane.close() {
@@ -177,16 +192,13 @@ async fn obey<A: App>(
             Ok(Some((ToWorker::Return { slot }, _))) => acceptors.remove(slot),
             Ok(Some((ToWorker::ReopenLogs, _))) => reopen_logs(),
             Ok(Some((ToWorker::Ask { id, question }, _))) => {
-                let (shared, answers) = (shared.clone(), channel.try_clone());
-                match answers {
-                    Ok(answers) => drop(spawn_local(async move {
-                        let answer = answer(&shared, question).await;
-                        if let Err(error) = answers.send(&FromWorker::Answer { id, answer }, &[]) {
-                            tracing::warn!(%error, "an answer did not reach the supervisor");
-                        }
-                    })),
-                    Err(error) => tracing::warn!(%error, "a question cannot be answered"),
-                }
+                let shared = shared.clone();
+                spawn_local(async move {
+                    let answer = answer(&shared, question).await;
+                    if let Err(error) = shared.tell_supervisor(&FromWorker::Answer { id, answer }) {
+                        tracing::warn!(%error, "an answer did not reach the supervisor");
+                    }
+                });
             }
             Ok(None) => {
                 if let Err(error) = readable.ready().await {
@@ -204,11 +216,14 @@ async fn obey<A: App>(
 }
 
 async fn answer<A: App>(shared: &Rc<Shared<A>>, question: Question) -> Answer {
-    match question {
-        Question::Connections { order, limit } => listing::connections(&shared.hub.borrow(), shared.slot, order, limit),
-        Question::Disconnect { session } => Answer::Reached(shared.hub.borrow_mut().disconnect(&session)),
-        Question::Broadcast { text } => Answer::Reached(tasks::broadcast(shared, &text).await),
-    }
+    let connections = match &question {
+        Question::Connections { order, limit } => {
+            return listing::connections(&shared.hub.borrow(), shared.slot, *order, *limit);
+        }
+        Question::Disconnect { session, relay: _ } => shared.hub.borrow_mut().disconnect(session),
+        Question::Broadcast { text, relay: _ } => tasks::broadcast(shared, text).await,
+    };
+    Answer::Reached { connections, relayed: shared.relay(&question).await }
 }
 
 /// The tasks that accept, by the slot whose listener it is.

@@ -222,10 +222,12 @@ pub enum Output {
     },
     /// To [`Command::Disconnect`] and [`Command::Broadcast`].
     Reached {
-        /// Connections reached.
+        /// Connections reached on this host.
         connections: u64,
         /// Workers that answered.
         workers: u16,
+        /// What became of it on other hosts; none: nobody could say.
+        relayed: Option<Relayed>,
     },
     /// To [`Command::Version`].
     Version {
@@ -236,6 +238,18 @@ pub enum Output {
         /// [`crate::channel::PROTOCOL_VERSION`] of the supervisor.
         protocol: u16,
     },
+}
+
+/// Whether other hosts were told. What weighs more comes later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Relayed {
+    /// There are no other hosts: the backplane is of this one alone.
+    Alone,
+    /// The backplane has it for them.
+    Sent,
+    /// The backplane did not take it.
+    Failed,
 }
 
 /// The page an operator wants at 3 a.m.

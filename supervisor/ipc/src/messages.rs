@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{ConnectionRow, Order};
+use crate::control::{ConnectionRow, Order, Relayed};
 use crate::inheritance::Endpoint;
 use crate::scoreboard::Slot;
 
@@ -54,11 +54,15 @@ pub enum Question {
     Disconnect {
         /// The session's token.
         session: String,
+        /// Pass it on to the other hosts too: exactly one worker is asked to.
+        relay: bool,
     },
     /// Send a text message to every connection.
     Broadcast {
         /// The message, valid JSON.
         text: String,
+        /// Pass it on to the other hosts too: exactly one worker is asked to.
+        relay: bool,
     },
 }
 
@@ -93,8 +97,13 @@ pub enum Answer {
         /// The first of them, in the order asked for.
         rows: Vec<ConnectionRow>,
     },
-    /// To [`Question::Disconnect`] and [`Question::Broadcast`]: how many connections it reached.
-    Reached(u64),
+    /// To [`Question::Disconnect`] and [`Question::Broadcast`].
+    Reached {
+        /// How many connections of its own the worker has reached.
+        connections: u64,
+        /// What became of it on other hosts; none: that was another worker's task.
+        relayed: Option<Relayed>,
+    },
 }
 
 /// How a drain ended for the connections of one worker.

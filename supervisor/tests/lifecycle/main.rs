@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use baton_ipc::control::{ErrorCode, Output, Reply};
+use baton_ipc::control::{ErrorCode, Output, Relayed, Reply};
 use baton_ipc::scoreboard::{Cause, State};
 use nix::sys::signal::Signal;
 
@@ -202,14 +202,20 @@ fn a_killed_supervisor_is_replaced_at_once() {
 
 fn questions_are_gathered() {
     let generation = Generation::start(3, &[]);
-    let answer = generation.ask(r#""command":"broadcast","message":{"hello":1}"#);
-    let Reply::Done { output: Output::Reached { connections, workers } } = answer else { panic!("{answer:?}") };
-    assert_eq!((connections, workers), (3, 3));
+    let reached = |connections, workers| {
+        let output = Output::Reached { connections, workers, relayed: Some(Relayed::Sent) };
+        Reply::Done { output }
+    };
+    let broadcast = r#""command":"broadcast","message":{"hello":1}"#;
+    assert_eq!(generation.ask(broadcast), reached(102, 3), "exactly one passes it on");
+    assert_eq!(generation.ask(r#""command":"disconnect","session":"s""#), reached(102, 3));
     let answer = generation.ask(r#""command":"connections","order":"biggest","limit":2"#);
     let Reply::Done { output: Output::Connections { total, rows } } = answer else { panic!("{answer:?}") };
     assert_eq!((total, rows.iter().map(|row| row.slot).collect::<Vec<_>>()), (3, vec![2, 1]));
     let answer = generation.ask(r#""command":"signal","signal":"TERM","slots":[]"#);
     assert!(matches!(answer, Reply::Error { code: ErrorCode::NotFound, .. }));
+    generation.ask(r#""command":"stop","slots":[0]"#);
+    assert_eq!(generation.ask(broadcast), reached(101, 2), "whoever is there");
 }
 
 fn a_worker_holds_only_what_is_its_own() {

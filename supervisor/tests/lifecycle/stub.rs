@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use baton_ipc::control::ConnectionRow;
+use baton_ipc::control::{ConnectionRow, Relayed};
 use baton_ipc::messages::{Answer, DrainReport, FromWorker, Question, ToWorker};
 use baton_ipc::scoreboard::monotonic_ms;
 use baton_ipc::{ChannelError, Endpoint, Inheritance, Scoreboard, Slot};
@@ -113,6 +113,9 @@ fn answer(slot: Slot, question: Question) -> Answer {
                 queued_bytes: 0,
             }],
         },
-        Question::Disconnect { .. } | Question::Broadcast { .. } => Answer::Reached(1),
+        Question::Disconnect { session: _, relay } | Question::Broadcast { text: _, relay } => {
+            // So that the sum tells how many were asked to pass it on.
+            Answer::Reached { connections: if relay { 100 } else { 1 }, relayed: relay.then_some(Relayed::Sent) }
+        }
     }
 }
