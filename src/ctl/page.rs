@@ -1,6 +1,6 @@
 //! What an operator reads: the status page, and every other answer in words.
 
-use baton_ipc::control::{ConnectionRow, Order, Output, Relayed, SlotStatus, Status};
+use baton_ipc::control::{ConnectionRow, Degraded, Order, Output, Relayed, SlotStatus, Status};
 use baton_ipc::scoreboard::State;
 
 use super::table::{Align, Cell, Paint, age, printable, table};
@@ -41,13 +41,14 @@ fn status(status: &Status, colors: bool) -> String {
     };
     let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "{generation}  {}  baton {}  pid {}  up {}\nlisten     {}\nbackplane  {}\n\n",
+        "{generation}  {}  baton {}  pid {}  up {}\nlisten     {}\nbackplane  {}{}\n\n",
         phase.on(&printable(&status.phase), colors),
         printable(&status.version),
         status.pid,
         age(status.uptime_seconds),
         listen.join(", "),
         printable(&status.backplane),
+        status.backplane_degraded.as_ref().map_or_else(String::new, |it| format!("  {}", degraded(it, colors))),
     );
     let columns = [
         ("SLOT", Align::Right),
@@ -75,6 +76,14 @@ fn status(status: &Status, colors: bool) -> String {
     ]);
     text.push_str(&table(&columns, &rows, colors));
     text
+}
+
+fn degraded(degraded: &Degraded, colors: bool) -> String {
+    let Degraded { since_seconds, reason, slots } = degraded;
+    let numbers: Vec<String> = slots.iter().map(ToString::to_string).collect();
+    let (s, numbers) = (plural(slots.len() as u64), numbers.join(", "));
+    let text = format!("DEGRADED for {}: {} (slot{s} {numbers})", age(*since_seconds), printable(reason));
+    Paint::Red.on(&text, colors)
 }
 
 fn slot_row(slot: &SlotStatus) -> Vec<Cell> {
@@ -233,6 +242,7 @@ mod tests {
             phase: "running".into(),
             listen: vec![Endpoint::Tcp(([0, 0, 0, 0], 8000).into()), Endpoint::Unix("/run/web.sock".into())],
             backplane: "embedded (/var/lib/baton)".into(),
+            backplane_degraded: None,
             slots: vec![slot(0, State::Serving), fallen],
         }
     }
@@ -253,6 +263,17 @@ SLOT  STATE     PID  UPTIME  CONNECTIONS  MSG/S  MESSAGES  RESTARTS  LAST CAUSE
  all  1 of 2                         120    3.4     11356         3
 "
         );
+    }
+
+    #[test]
+    fn a_degraded_backplane_is_seen_at_once() {
+        let degraded = Degraded { since_seconds: 12.3, reason: "unreachable".into(), slots: vec![0, 2] };
+        let status = Status { backplane_degraded: Some(degraded), ..night() };
+        let page = |colors| render(&Output::Status(Box::new(status.clone())), &Verb::Status, colors);
+        let alarm = "DEGRADED for 12s: unreachable (slots 0, 2)";
+        let line = format!("\nbackplane  embedded (/var/lib/baton)  {alarm}\n\n");
+        assert!(page(false).contains(&line), "{}", page(false));
+        assert!(page(true).contains(&format!("\x1b[31m{alarm}\x1b[0m")));
     }
 
     #[test]

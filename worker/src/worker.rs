@@ -1,6 +1,7 @@
 //! One worker process: a single-threaded runtime, its tasks, and the line to the supervisor.
 
 mod drain;
+mod standing;
 mod tasks;
 mod upkeep;
 
@@ -27,6 +28,8 @@ use crate::metrics::{Gauge, Metrics};
 use crate::readable::Readable;
 use crate::settings::Settings;
 
+pub(crate) use standing::Standing;
+
 /// What the tasks of a worker share. Borrows of the hub never cross an `await`.
 pub(crate) struct Shared<A: App> {
     pub(crate) hub: RefCell<Hub<A>>,
@@ -39,6 +42,7 @@ pub(crate) struct Shared<A: App> {
     emptied: Notify,
     log_lines_dropped: fn() -> u64,
     rest_logs: fn(),
+    standing: RefCell<Standing>,
     supervisor: Channel,
 }
 
@@ -122,6 +126,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
             emptied: Notify::new(),
             log_lines_dropped: hooks.log_lines_dropped,
             rest_logs: hooks.rest_logs,
+            standing: RefCell::new(Standing::new()),
             supervisor,
         }))
     })();
@@ -140,6 +145,9 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     metrics.gauge(Gauge::Limit, shared.max_connections() as u64);
     metrics.gauge(Gauge::Startup, begun.elapsed().as_micros() as u64);
     metrics.row().tick().set(monotonic_ms());
+    standing::watch(&shared);
+    // Before ready: one that serves and has no complaint is a sign that all is well.
+    shared.look_at_backplane();
     if let Err(error) = channel.send(&FromWorker::Ready, &[]) {
         tracing::error!(%error, "the supervisor is gone before this worker was ready");
         return 1;

@@ -269,8 +269,21 @@ pub struct Status {
     pub listen: Vec<Endpoint>,
     /// What the workers share: `embedded` or `redis`, and where.
     pub backplane: String,
+    /// Set while it fails some of them.
+    pub backplane_degraded: Option<Degraded>,
     /// One row a slot.
     pub slots: Vec<SlotStatus>,
+}
+
+/// A backplane that is away, or does not do all it should.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// Since the first of those that have been without interruption.
+    pub since_seconds: f64,
+    /// Why, in words, as the first of these slots says.
+    pub reason: String,
+    /// Whose workers say so, in order.
+    pub slots: Vec<Slot>,
 }
 
 /// One slot.

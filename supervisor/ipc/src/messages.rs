@@ -1,7 +1,7 @@
 //! What supervisor and worker say to each other over their [`crate::Channel`].
 //!
 //! The supervisor asks, the worker answers; a worker speaks unasked only to say [`FromWorker::Ready`],
-//! [`FromWorker::Failed`] or [`FromWorker::Drained`]. Liveness is not a message: it is a word on the scoreboard.
+//! [`FromWorker::Failed`], [`FromWorker::Backplane`] or [`FromWorker::Drained`]. Liveness is not a message: it is a word on the scoreboard.
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,11 @@ pub enum FromWorker {
     Failed {
         /// One sentence.
         cause: String,
+    },
+    /// The worker's backplane has failed or recovered. Before [`FromWorker::Ready`] if it fails from the start.
+    Backplane {
+        /// Why it is degraded, in words for the operator; none: it is not, as at the start.
+        degraded: Option<String>,
     },
     /// The answer to [`ToWorker::Ask`].
     Answer {

@@ -31,6 +31,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a_second_supervisor_is_refused", a_second_supervisor_is_refused),
     ("a_killed_supervisor_is_replaced_at_once", a_killed_supervisor_is_replaced_at_once),
     ("questions_are_gathered", questions_are_gathered),
+    ("a_degraded_backplane_is_told_of_until_it_is_well", a_degraded_backplane_is_told_of_until_it_is_well),
     ("a_worker_holds_only_what_is_its_own", a_worker_holds_only_what_is_its_own),
     ("nonsense_on_the_control_socket_hurts_nothing", nonsense_on_the_control_socket_hurts_nothing),
     ("a_worker_that_does_not_drain_is_killed", a_worker_that_does_not_drain_is_killed),
@@ -216,6 +217,32 @@ fn questions_are_gathered() {
     assert!(matches!(answer, Reply::Error { code: ErrorCode::NotFound, .. }));
     generation.ask(r#""command":"stop","slots":[0]"#);
     assert_eq!(generation.ask(broadcast), reached(101, 2), "whoever is there");
+}
+
+fn a_degraded_backplane_is_told_of_until_it_is_well() {
+    let generation = Generation::start(3, &[]);
+    assert_eq!(generation.status().backplane_degraded, None);
+    let slots_are = |wanted: &[u16]| {
+        let status = generation.wait_for("the slots that complain", |status| {
+            status.backplane_degraded.as_ref().map_or(&[][..], |degraded| &degraded.slots) == wanted
+        });
+        status.backplane_degraded
+    };
+    generation.degrade(2, Some("unreachable"));
+    slots_are(&[2]);
+    std::thread::sleep(Duration::from_millis(300));
+    generation.degrade(0, Some("loading"));
+    assert_eq!(slots_are(&[0, 2]).unwrap().reason, "loading", "the first one's");
+    generation.degrade(2, None);
+    let since = slots_are(&[0]).unwrap().since_seconds;
+    assert!(since >= 0.3, "without interruption: {since}");
+    // What a worker said goes with it.
+    generation.ask(r#""command":"stop","slots":[0]"#);
+    slots_are(&[]);
+    generation.ask(r#""command":"start","slots":[0]"#);
+    assert_eq!(slots_are(&[0]).unwrap().reason, "loading");
+    generation.degrade(0, None);
+    slots_are(&[]);
 }
 
 fn a_worker_holds_only_what_is_its_own() {

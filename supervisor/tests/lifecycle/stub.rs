@@ -17,6 +17,10 @@ use nix::poll::{PollFd, PollFlags, poll};
 /// The argument that makes this program a supervisor.
 pub(crate) const SERVE: &str = "serve-as-supervisor";
 
+/// While this file, followed by a slot's number, is in the runtime directory, the slot's backplane is degraded: for the
+/// reason that it holds.
+pub(crate) const DEGRADED: &str = "degraded-";
+
 /// While this file is in the runtime directory no worker can start.
 pub(crate) const FORBIDDEN: &str = "forbidden";
 
@@ -56,10 +60,20 @@ impl Service for Stub {
         }
         let mut listeners: Vec<(Slot, TcpListener)> =
             listeners.into_iter().map(|listener| (listener.slot, listener.socket.into())).collect();
+        let mut told = None;
+        let mut tell = || {
+            let degraded = std::fs::read_to_string(self.0.runtime_dir.join(format!("{DEGRADED}{slot}"))).ok();
+            if degraded != told {
+                channel.send(&FromWorker::Backplane { degraded: degraded.clone() }, &[]).unwrap();
+                told = degraded;
+            }
+        };
+        tell();
         channel.send(&FromWorker::Ready, &[]).unwrap();
         let deaf = std::env::var_os("DEAF").is_some();
         loop {
             scoreboard.row(slot).tick().set(monotonic_ms());
+            tell();
             for (_, listener) in &listeners {
                 while let Ok((mut stream, _)) = listener.accept() {
                     let _ = writeln!(stream, "{slot} {}", std::process::id());
