@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use baton_ipc::Slot;
-use baton_ipc::control::{Command, ErrorCode, Output, Relayed, Reply};
+use baton_ipc::control::{Command, ErrorCode, Link, Output, Relayed, Reply};
 use baton_ipc::scoreboard::State;
 use clap::{CommandFactory, Parser};
 
@@ -49,7 +49,8 @@ enum Exit {
     version = VERSION,
     after_help = "Without a command: a shell, or commands line by line when standard input is not a terminal.\n\
                   Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not all: (status) slots are serving,\n\
-                  (broadcast, disconnect) hosts were told; 4 no supervisor can be reached, 5 permission denied"
+                  (backplane) links are up, (broadcast, disconnect) hosts were told; 4 no supervisor can be reached,\n\
+                  5 permission denied"
 )]
 struct Arguments {
     /// The generation to talk to, when two are running: blue or green
@@ -152,6 +153,10 @@ impl Session {
                 self.slots.set(status.slots.len() as u16);
                 let serving = !status.slots.is_empty() && status.slots.iter().all(|slot| slot.state == State::Serving);
                 if serving { Exit::Ok } else { Exit::NotAll }
+            }
+            (Output::Backplane { rows }, _) => {
+                let up = !rows.is_empty() && rows.iter().all(|row| row.state == Link::Up);
+                if up { Exit::Ok } else { Exit::NotAll }
             }
             (Output::Reached { relayed, .. }, _) => match relayed {
                 Some(Relayed::Alone | Relayed::Sent) => Exit::Ok,

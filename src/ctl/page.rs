@@ -1,5 +1,7 @@
 //! What an operator reads: the status page, and every other answer in words.
 
+mod backplane;
+
 use baton_ipc::control::{ConnectionRow, Degraded, Order, Output, Relayed, SlotStatus, Status};
 use baton_ipc::scoreboard::State;
 
@@ -18,6 +20,7 @@ pub(super) fn render(output: &Output, verb: &Verb, colors: bool) -> String {
             let order = if let Verb::Connections { order, .. } = verb { *order } else { Order::default() };
             connections(*total, rows, order, colors)
         }
+        Output::Backplane { rows } => backplane::page(rows, colors),
         Output::Reached { connections, workers, relayed } => {
             let of_a_session = matches!(verb, Verb::Disconnect { .. });
             reached(*connections, *workers, *relayed, of_a_session)

@@ -46,6 +46,7 @@ impl Supervisor<'_> {
                 let gathered = Gathered::Rows { order, limit, total: 0, rows: vec![] };
                 self.ask(client, |_| Question::Connections { order, limit }, gathered).map(|()| None)
             }
+            Command::Backplane => self.ask(client, |_| Question::Backplane, Gathered::Backplane(vec![])).map(|()| None),
             Command::Disconnect { session } => {
                 let gathered = Gathered::reached(Some(session.clone()));
                 let question = |relay| Question::Disconnect { session: session.clone(), relay };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use baton_ipc::Slot as SlotId;
-use baton_ipc::control::{ConnectionRow, ErrorCode, Order, Output, Relayed, Reply};
+use baton_ipc::control::{BackplaneRow, ConnectionRow, ErrorCode, Order, Output, Relayed, Reply};
 use baton_ipc::messages::Answer;
 
 use crate::control::ClientId;
@@ -34,6 +34,8 @@ pub(crate) struct Inquiry {
 pub(crate) enum Gathered {
     /// For `connections`.
     Rows { order: Order, limit: usize, total: u64, rows: Vec<ConnectionRow> },
+    /// For `backplane`.
+    Backplane(Vec<BackplaneRow>),
     /// For `broadcast`, and for `disconnect` of a session.
     Reached { session: Option<String>, connections: u64, relayed: Option<Relayed> },
 }
@@ -62,6 +64,10 @@ impl Inquiry {
                 rows.extend(more);
                 self.workers += 1;
             }
+            (Gathered::Backplane(rows), Answer::Backplane(row)) => {
+                rows.push(*row);
+                self.workers += 1;
+            }
             (
                 Gathered::Reached { connections, relayed, .. },
                 Answer::Reached { connections: more, relayed: theirs },
@@ -70,8 +76,9 @@ impl Inquiry {
                 *relayed = theirs.max(*relayed);
                 self.workers += 1;
             }
-            (Gathered::Rows { .. }, Answer::Reached { .. })
-            | (Gathered::Reached { .. }, Answer::Connections { .. }) => {
+            (Gathered::Rows { .. }, Answer::Backplane(_) | Answer::Reached { .. })
+            | (Gathered::Backplane(_), Answer::Connections { .. } | Answer::Reached { .. })
+            | (Gathered::Reached { .. }, Answer::Connections { .. } | Answer::Backplane(_)) => {
                 tracing::warn!(slot, "a worker has answered another question than it was asked");
             }
         }
@@ -111,6 +118,10 @@ impl Inquiry {
                 rows.truncate(limit);
                 Output::Connections { total, rows }
             }
+            Gathered::Backplane(mut rows) => {
+                rows.sort_by_key(|row| row.slot);
+                Output::Backplane { rows }
+            }
             Gathered::Reached { session: _, connections, relayed } => {
                 Output::Reached { connections, workers: self.workers, relayed }
             }
@@ -121,6 +132,8 @@ impl Inquiry {
 
 #[cfg(test)]
 mod tests {
+    use baton_ipc::control::Link;
+
     use super::*;
 
     fn row(slot: SlotId, age_seconds: f64, messages: u64) -> ConnectionRow {
@@ -149,6 +162,33 @@ mod tests {
         assert!(inquiry.is_over(now));
         let Reply::Done { output: Output::Connections { total, rows } } = inquiry.reply() else { panic!("not rows") };
         assert_eq!((total, rows.iter().map(|row| row.messages).collect::<Vec<_>>()), (14, vec![7, 5]));
+    }
+
+    #[test]
+    fn the_backplane_is_told_of_by_slot() {
+        let mut inquiry = Inquiry::new(1, 1, asked(), Gathered::Backplane(vec![]), Instant::now());
+        for slot in [2, 0, 1] {
+            let (kind, target) = ("embedded".to_owned(), "/state".to_owned());
+            let row = BackplaneRow {
+                slot,
+                kind,
+                target,
+                state: Link::Up,
+                since_seconds: 1.0,
+                reason: None,
+                latency_seconds: None,
+                heartbeat_lag_seconds: None,
+                lease_holder: None,
+                holds_lease: false,
+                pending: 0,
+                gaps: 0,
+                reconnects: 0,
+            };
+            inquiry.hear(slot, if slot == 1 { reached(1, None) } else { Answer::Backplane(Box::new(row)) });
+        }
+        assert!(inquiry.is_over(Instant::now()));
+        let Reply::Done { output: Output::Backplane { rows } } = inquiry.reply() else { panic!("not rows") };
+        assert_eq!(rows.iter().map(|row| row.slot).collect::<Vec<_>>(), [0, 2]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
 
-use baton_ipc::control::{ConnectionRow, Output as Answer, Reply};
+use baton_ipc::control::{ConnectionRow, Link, Output as Answer, Reply};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio_tungstenite::MaybeTlsStream;
@@ -144,12 +144,14 @@ fn wrong_usage_is_2_and_says_what_is_right() {
         (&["broadcast"], "<JSON>"),
         (&["broadcast", "{\"a\":}"], "not valid JSON: expected value at line 1 column 6"),
         (&["status", "--fast"], "--fast"),
+        (&["backplane", "redis"], "unexpected argument 'redis'"),
         (&["--color", "red", "status"], "green"),
     ] {
         let said = ctl(&service, args, 2);
         assert!(said.contains(word), "{args:?}: {said}");
     }
     assert!(ctl(&service, &["help"], 0).contains("reopen-logs"));
+    assert!(ctl(&service, &["--help"], 0).contains("3 not all: (status) slots are serving,\n(backplane) links are up"));
     assert!(ctl(&service, &["help", "stop"], 0).contains("Drain slots and leave them down"));
     let version = ctl(&service, &["version"], 0);
     assert!(version.contains(&format!("supervisor  {}", env!("CARGO_PKG_VERSION"))), "{version}");
@@ -303,6 +305,34 @@ async fn connections_are_listed_in_the_order_asked_for() {
     });
     let _service = service.await.expect("no panic");
     drop(deaf);
+}
+
+#[test]
+fn the_backplane_as_each_worker_sees_it() {
+    let service = workers(2);
+    let state_dir = service.dir().join("state").display().to_string();
+    let page = ctl(&service, &["backplane"], 0);
+    assert!(page.starts_with(&format!("embedded ({state_dir})  up  0 messages pending\n\nSLOT  LINK ")), "{page}");
+    assert_eq!((page.lines().count(), page.matches("  up  ").count()), (5, 3), "{page}");
+    let rows = || match answer(&service, &["backplane"]) {
+        Reply::Done { output: Answer::Backplane { rows } } => rows,
+        other => panic!("no backplane: {other:?}"),
+    };
+    let told = rows();
+    assert_eq!(told.iter().map(|row| row.slot).collect::<Vec<_>>(), [0, 1]);
+    for row in told {
+        assert_eq!((row.kind.as_str(), row.target.as_str(), row.state), ("embedded", state_dir.as_str(), Link::Up));
+        assert_eq!((row.lease_holder, row.holds_lease, row.pending, row.reason), (None, false, 0, None));
+        assert!((0.0..60.0).contains(&row.since_seconds), "{}", row.since_seconds);
+    }
+    let line = ctl(&service, &["--json", "backplane"], 0);
+    let json: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!((&json["output"]["kind"], &json["output"]["rows"][1]["state"]), (&json!("backplane"), &json!("up")));
+    // Who is not there has nothing to say.
+    ctl(&service, &["stop", "0"], 0);
+    assert_eq!(rows().iter().map(|row| row.slot).collect::<Vec<_>>(), [1]);
+    ctl(&service, &["stop", "1"], 0);
+    assert_eq!(ctl(&service, &["backplane"], 3), "no worker has answered\n");
 }
 
 #[tokio::test]

@@ -228,6 +228,9 @@ async fn answer<A: App>(shared: &Rc<Shared<A>>, question: Question) -> Answer {
         Question::Connections { order, limit } => {
             return listing::connections(&shared.hub.borrow(), shared.slot, *order, *limit);
         }
+        Question::Backplane => {
+            return listing::backplane(&shared.hub.borrow(), shared.slot, &shared.standing.borrow());
+        }
         Question::Disconnect { session, relay: _ } => shared.hub.borrow_mut().disconnect(session),
         Question::Broadcast { text, relay: _ } => tasks::broadcast(shared, text).await,
     };

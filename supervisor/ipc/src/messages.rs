@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{ConnectionRow, Order, Relayed};
+use crate::control::{BackplaneRow, ConnectionRow, Order, Relayed};
 use crate::inheritance::Endpoint;
 use crate::scoreboard::Slot;
 
@@ -50,6 +50,8 @@ pub enum Question {
         /// How many rows at most.
         limit: usize,
     },
+    /// How the backplane does.
+    Backplane,
     /// Close every connection of this session with 1000.
     Disconnect {
         /// The session's token.
@@ -102,6 +104,8 @@ pub enum Answer {
         /// The first of them, in the order asked for.
         rows: Vec<ConnectionRow>,
     },
+    /// To [`Question::Backplane`].
+    Backplane(Box<BackplaneRow>),
     /// To [`Question::Disconnect`] and [`Question::Broadcast`].
     Reached {
         /// How many connections of its own the worker has reached.

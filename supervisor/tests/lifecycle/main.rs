@@ -213,6 +213,9 @@ fn questions_are_gathered() {
     let answer = generation.ask(r#""command":"connections","order":"biggest","limit":2"#);
     let Reply::Done { output: Output::Connections { total, rows } } = answer else { panic!("{answer:?}") };
     assert_eq!((total, rows.iter().map(|row| row.slot).collect::<Vec<_>>()), (3, vec![2, 1]));
+    let answer = generation.ask(r#""command":"backplane""#);
+    let Reply::Done { output: Output::Backplane { rows } } = answer else { panic!("{answer:?}") };
+    assert_eq!(rows.iter().map(|row| row.slot).collect::<Vec<_>>(), [0, 1, 2]);
     let answer = generation.ask(r#""command":"signal","signal":"TERM","slots":[]"#);
     assert!(matches!(answer, Reply::Error { code: ErrorCode::NotFound, .. }));
     generation.ask(r#""command":"stop","slots":[0]"#);

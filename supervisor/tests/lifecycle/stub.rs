@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use baton_ipc::control::{ConnectionRow, Relayed};
+use baton_ipc::control::{BackplaneRow, ConnectionRow, Link, Relayed};
 use baton_ipc::messages::{Answer, DrainReport, FromWorker, Question, ToWorker};
 use baton_ipc::scoreboard::monotonic_ms;
 use baton_ipc::{ChannelError, Endpoint, Inheritance, Scoreboard, Slot};
@@ -127,6 +127,21 @@ fn answer(slot: Slot, question: Question) -> Answer {
                 queued_bytes: 0,
             }],
         },
+        Question::Backplane => Answer::Backplane(Box::new(BackplaneRow {
+            slot,
+            kind: "none".into(),
+            target: String::new(),
+            state: Link::Up,
+            since_seconds: 1.0,
+            reason: None,
+            latency_seconds: None,
+            heartbeat_lag_seconds: None,
+            lease_holder: None,
+            holds_lease: false,
+            pending: 0,
+            gaps: 0,
+            reconnects: 0,
+        })),
         Question::Disconnect { session: _, relay } | Question::Broadcast { text: _, relay } => {
             // So that the sum tells how many were asked to pass it on.
             Answer::Reached { connections: if relay { 100 } else { 1 }, relayed: relay.then_some(Relayed::Sent) }

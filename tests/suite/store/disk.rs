@@ -53,6 +53,10 @@ async fn a_full_disk_takes_nothing_back_and_is_survived() {
     let page = service.ctl(&["status"]);
     assert_eq!(page.status.code(), Some(0), "all slots serve");
     assert!(String::from_utf8_lossy(&page.stdout).contains("  DEGRADED for "), "{page:?}");
+    let page = service.ctl(&["backplane"]);
+    assert_eq!(page.status.code(), Some(3), "not all links are up");
+    let told = String::from_utf8_lossy(&page.stdout);
+    assert!(told.contains("  DEGRADED for ") && told.contains("DOWN"), "{told}");
     for n in 0..50 {
         let mut client = Client::connect(&service.session_url(&format!("other-{}", n % 5))).await;
         turned_away(&mut client).await;
@@ -74,6 +78,7 @@ async fn a_full_disk_takes_nothing_back_and_is_survived() {
     assert_eq!(count(&service, "other-0").await, 1);
     assert_eq!(lines(&service, "the store counts again").len(), told.len());
     eventually("status tells it", || service.status().backplane_degraded.is_none().then_some(()));
+    assert_eq!(service.ctl(&["backplane"]).status.code(), Some(0));
     for once in ["the backplane is degraded", "the backplane is no longer degraded"] {
         assert_eq!(lines(&service, once).len(), 1, "{once}: once for all workers");
     }
