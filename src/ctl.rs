@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use baton_ipc::Slot;
-use baton_ipc::control::{Command, ErrorCode, Order, Output, Reply};
+use baton_ipc::control::{Command, ErrorCode, Link, Output, Relayed, Reply};
 use baton_ipc::scoreboard::State;
 use clap::{CommandFactory, Parser};
 
@@ -37,7 +37,7 @@ enum Exit {
     Ok = 0,
     Failed = 1,
     Usage = 2,
-    NotAllServing = 3,
+    NotAll = 3,
     Unreachable = 4,
     Denied = 5,
 }
@@ -48,8 +48,9 @@ enum Exit {
     name = "batonctl",
     version = VERSION,
     after_help = "Without a command: a shell, or commands line by line when standard input is not a terminal.\n\
-                  Exit codes: 0 done, 1 failed, 2 wrong usage, 3 (status) not all slots are serving,\n\
-                  4 no supervisor can be reached, 5 permission denied"
+                  Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not all: (status) slots are serving,\n\
+                  (backplane) links are up, (broadcast, disconnect) hosts were told; 4 no supervisor can be reached,\n\
+                  5 permission denied"
 )]
 struct Arguments {
     /// The generation to talk to, when two are running: blue or green
@@ -145,15 +146,22 @@ impl Session {
             (false, Reply::Done { .. } | Reply::Error { .. }) => Ok(()),
         })?;
         if !json {
-            let order = if let Verb::Connections { order, .. } = verb { *order } else { Order::default() };
-            print(&page::render(&output, order, self.colors)).map_err(Error::Output)?;
+            print(&page::render(&output, verb, self.colors)).map_err(Error::Output)?;
         }
         Ok(match (&output, verb) {
             (Output::Status(status), _) => {
                 self.slots.set(status.slots.len() as u16);
                 let serving = !status.slots.is_empty() && status.slots.iter().all(|slot| slot.state == State::Serving);
-                if serving { Exit::Ok } else { Exit::NotAllServing }
+                if serving { Exit::Ok } else { Exit::NotAll }
             }
+            (Output::Backplane { rows }, _) => {
+                let up = !rows.is_empty() && rows.iter().all(|row| row.state == Link::Up);
+                if up { Exit::Ok } else { Exit::NotAll }
+            }
+            (Output::Reached { relayed, .. }, _) => match relayed {
+                Some(Relayed::Alone | Relayed::Sent) => Exit::Ok,
+                Some(Relayed::Failed) | None => Exit::NotAll,
+            },
             (_, Verb::Scale { workers }) => {
                 self.slots.set(*workers);
                 Exit::Ok

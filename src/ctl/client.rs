@@ -152,6 +152,7 @@ fn takes_its_time(command: &Command) -> bool {
         | Command::Signal { .. }
         | Command::ReopenLogs
         | Command::Connections { .. }
+        | Command::Backplane
         | Command::Disconnect { .. }
         | Command::Broadcast { .. }
         | Command::Version => false,

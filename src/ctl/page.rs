@@ -1,22 +1,29 @@
 //! What an operator reads: the status page, and every other answer in words.
 
-use baton_ipc::control::{ConnectionRow, Order, Output, SlotStatus, Status};
+mod backplane;
+
+use baton_ipc::control::{ConnectionRow, Degraded, Order, Output, Relayed, SlotStatus, Status};
 use baton_ipc::scoreboard::State;
 
 use super::table::{Align, Cell, Paint, age, printable, table};
+use super::verbs::Verb;
 use crate::config::VERSION;
 
-/// An answer as text, newline at the end included.
-pub(super) fn render(output: &Output, order: Order, colors: bool) -> String {
+/// The answer to a command as text, newline at the end included.
+pub(super) fn render(output: &Output, verb: &Verb, colors: bool) -> String {
     match output {
         Output::Text { message } => format!("{}\n", printable(message)),
         Output::Status(status) => self::status(status, colors),
         Output::Pids { supervisor, workers } => pids(*supervisor, workers),
         Output::Tail { text, .. } => text.clone(),
-        Output::Connections { total, rows } => connections(*total, rows, order, colors),
-        Output::Reached { connections, workers } => {
-            let (s, w) = (plural(*connections), plural(u64::from(*workers)));
-            format!("reached {connections} connection{s}; {workers} worker{w} answered\n")
+        Output::Connections { total, rows } => {
+            let order = if let Verb::Connections { order, .. } = verb { *order } else { Order::default() };
+            connections(*total, rows, order, colors)
+        }
+        Output::Backplane { rows } => backplane::page(rows, colors),
+        Output::Reached { connections, workers, relayed } => {
+            let of_a_session = matches!(verb, Verb::Disconnect { .. });
+            reached(*connections, *workers, *relayed, of_a_session)
         }
         Output::Version { version, control, protocol } => {
             format!("batonctl    {VERSION}\nsupervisor  {version} (control {control}, protocol {protocol})\n")
@@ -37,13 +44,14 @@ fn status(status: &Status, colors: bool) -> String {
     };
     let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "{generation}  {}  baton {}  pid {}  up {}\nlisten     {}\nbackplane  {}\n\n",
+        "{generation}  {}  baton {}  pid {}  up {}\nlisten     {}\nbackplane  {}{}\n\n",
         phase.on(&printable(&status.phase), colors),
         printable(&status.version),
         status.pid,
         age(status.uptime_seconds),
         listen.join(", "),
         printable(&status.backplane),
+        status.backplane_degraded.as_ref().map_or_else(String::new, |it| format!("  {}", degraded(it, colors))),
     );
     let columns = [
         ("SLOT", Align::Right),
@@ -71,6 +79,14 @@ fn status(status: &Status, colors: bool) -> String {
     ]);
     text.push_str(&table(&columns, &rows, colors));
     text
+}
+
+fn degraded(degraded: &Degraded, colors: bool) -> String {
+    let Degraded { since_seconds, reason, slots } = degraded;
+    let numbers: Vec<String> = slots.iter().map(ToString::to_string).collect();
+    let (s, numbers) = (plural(slots.len() as u64), numbers.join(", "));
+    let text = format!("DEGRADED for {}: {} (slot{s} {numbers})", age(*since_seconds), printable(reason));
+    Paint::Red.on(&text, colors)
 }
 
 fn slot_row(slot: &SlotStatus) -> Vec<Cell> {
@@ -165,6 +181,22 @@ fn connections(total: u64, rows: &[ConnectionRow], order: Order, colors: bool) -
     if rows.is_empty() { shown } else { table(&columns, &rows.iter().map(cells).collect::<Vec<_>>(), colors) + &shown }
 }
 
+fn reached(connections: u64, workers: u16, relayed: Option<Relayed>, of_a_session: bool) -> String {
+    let here = if of_a_session && connections == 0 {
+        "no connection here has the session".to_owned()
+    } else {
+        let (s, w) = (plural(connections), plural(u64::from(workers)));
+        format!("reached {connections} connection{s} on {workers} worker{w}")
+    };
+    let elsewhere = match relayed {
+        Some(Relayed::Alone) => "",
+        Some(Relayed::Sent) => "; passed on to the other hosts",
+        Some(Relayed::Failed) => "; NOT passed on to the other hosts: `batonctl backplane` tells why",
+        None => "; whether other hosts were told is not known",
+    };
+    format!("{here}{elsewhere}\n")
+}
+
 fn plural(n: u64) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
@@ -213,13 +245,14 @@ mod tests {
             phase: "running".into(),
             listen: vec![Endpoint::Tcp(([0, 0, 0, 0], 8000).into()), Endpoint::Unix("/run/web.sock".into())],
             backplane: "embedded (/var/lib/baton)".into(),
+            backplane_degraded: None,
             slots: vec![slot(0, State::Serving), fallen],
         }
     }
 
     #[test]
     fn the_status_page() {
-        let page = render(&Output::Status(Box::new(night())), Order::Oldest, false);
+        let page = render(&Output::Status(Box::new(night())), &Verb::Status, false);
         assert_eq!(
             page,
             "\
@@ -236,16 +269,41 @@ SLOT  STATE     PID  UPTIME  CONNECTIONS  MSG/S  MESSAGES  RESTARTS  LAST CAUSE
     }
 
     #[test]
+    fn a_degraded_backplane_is_seen_at_once() {
+        let degraded = Degraded { since_seconds: 12.3, reason: "unreachable".into(), slots: vec![0, 2] };
+        let status = Status { backplane_degraded: Some(degraded), ..night() };
+        let page = |colors| render(&Output::Status(Box::new(status.clone())), &Verb::Status, colors);
+        let alarm = "DEGRADED for 12s: unreachable (slots 0, 2)";
+        let line = format!("\nbackplane  embedded (/var/lib/baton)  {alarm}\n\n");
+        assert!(page(false).contains(&line), "{}", page(false));
+        assert!(page(true).contains(&format!("\x1b[31m{alarm}\x1b[0m")));
+    }
+
+    #[test]
     fn colors_change_nothing_but_colors() {
         let output = Output::Status(Box::new(night()));
-        let painted = render(&output, Order::Oldest, true);
+        let painted = render(&output, &Verb::Status, true);
         assert!(painted.contains("\x1b[32mSERVING\x1b[0m") && painted.contains("\x1b[31mBACKOFF\x1b[0m"));
         let mut stripped = painted;
         while let Some(at) = stripped.find('\x1b') {
             let end = at + stripped[at..].find('m').unwrap();
             stripped.replace_range(at..=end, "");
         }
-        assert_eq!(stripped, render(&output, Order::Oldest, false));
+        assert_eq!(stripped, render(&output, &Verb::Status, false));
+    }
+
+    #[test]
+    fn who_was_reached_here_and_elsewhere() {
+        let all = |relayed| reached(12, 4, relayed, false);
+        assert_eq!(all(Some(Relayed::Alone)), "reached 12 connections on 4 workers\n");
+        assert_eq!(all(Some(Relayed::Sent)), "reached 12 connections on 4 workers; passed on to the other hosts\n");
+        assert!(all(Some(Relayed::Failed)).contains("4 workers; NOT passed on to the other hosts: "));
+        assert!(all(None).contains("is not known"));
+        assert_eq!(
+            reached(0, 4, Some(Relayed::Sent), true),
+            "no connection here has the session; passed on to the other hosts\n"
+        );
+        assert_eq!(reached(1, 1, Some(Relayed::Alone), true), "reached 1 connection on 1 worker\n");
     }
 
     #[test]

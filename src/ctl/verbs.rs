@@ -63,6 +63,8 @@ pub(super) enum Verb {
         #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
         limit: usize,
     },
+    /// Show what the workers share, and how it does: link, latency, lease, messages pending
+    Backplane,
     /// Close all connections of a session
     Disconnect {
         /// Its session_uuid
@@ -153,6 +155,7 @@ impl Verb {
             }
             Verb::ReopenLogs => Command::ReopenLogs,
             Verb::Connections { order, limit } => Command::Connections { order: *order, limit: *limit },
+            Verb::Backplane => Command::Backplane,
             Verb::Disconnect { session } => Command::Disconnect { session: session.clone() },
             Verb::Broadcast { message } => {
                 let parsed = serde_json::from_str(message);

@@ -44,15 +44,18 @@ impl Supervisor<'_> {
             Command::Connections { order, limit } => {
                 let limit = limit.min(MAX_ROWS);
                 let gathered = Gathered::Rows { order, limit, total: 0, rows: vec![] };
-                self.ask(client, Question::Connections { order, limit }, gathered).map(|()| None)
+                self.ask(client, |_| Question::Connections { order, limit }, gathered).map(|()| None)
             }
+            Command::Backplane => self.ask(client, |_| Question::Backplane, Gathered::Backplane(vec![])).map(|()| None),
             Command::Disconnect { session } => {
-                let gathered = Gathered::Closed { session: session.clone(), connections: 0 };
-                self.ask(client, Question::Disconnect { session }, gathered).map(|()| None)
+                let gathered = Gathered::reached(Some(session.clone()));
+                let question = |relay| Question::Disconnect { session: session.clone(), relay };
+                self.ask(client, question, gathered).map(|()| None)
             }
             Command::Broadcast { message } => {
-                let question = Question::Broadcast { text: message.to_string() };
-                self.ask(client, question, Gathered::Reached(0)).map(|()| None)
+                let text = message.to_string();
+                let question = |relay| Question::Broadcast { text: text.clone(), relay };
+                self.ask(client, question, Gathered::reached(None)).map(|()| None)
             }
             Command::Shutdown if self.phase == Phase::Draining => {
                 Err((ErrorCode::Busy, "the service is shutting down already".to_owned()))
@@ -230,14 +233,20 @@ impl Supervisor<'_> {
         Ok(text(format!("{signal} was sent to {reached} worker{}", if reached == 1 { "" } else { "s" })))
     }
 
-    /// Asks every worker that serves; the answers are gathered by [`Inquiry`].
-    fn ask(&mut self, client: ClientId, question: Question, gathered: Gathered) -> Result<(), Refusal> {
+    /// Asks every worker that serves; the answers are gathered by [`Inquiry`]. The question is made for each of them:
+    /// `true` for the first one that takes it, who is to see to what needs to be done once.
+    fn ask(
+        &mut self,
+        client: ClientId,
+        question: impl Fn(bool) -> Question,
+        gathered: Gathered,
+    ) -> Result<(), Refusal> {
         self.next_question += 1;
-        let message = ToWorker::Ask { id: self.next_question, question };
         let mut asked = BTreeSet::new();
         for slot in 0..self.places.len() as SlotId {
             let place = self.place(slot);
             let (Slot::Serving { .. }, Some(worker)) = (&place.slot, &place.worker) else { continue };
+            let message = ToWorker::Ask { id: self.next_question, question: question(asked.is_empty()) };
             match worker.channel.send(&message, &[]) {
                 Ok(()) => {
                     asked.insert(slot);

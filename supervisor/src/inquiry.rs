@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use baton_ipc::Slot as SlotId;
-use baton_ipc::control::{ConnectionRow, ErrorCode, Order, Output, Reply};
+use baton_ipc::control::{BackplaneRow, ConnectionRow, ErrorCode, Order, Output, Relayed, Reply};
 use baton_ipc::messages::Answer;
 
 use crate::control::ClientId;
@@ -34,10 +34,17 @@ pub(crate) struct Inquiry {
 pub(crate) enum Gathered {
     /// For `connections`.
     Rows { order: Order, limit: usize, total: u64, rows: Vec<ConnectionRow> },
-    /// For `broadcast`.
-    Reached(u64),
-    /// For `disconnect`.
-    Closed { session: String, connections: u64 },
+    /// For `backplane`.
+    Backplane(Vec<BackplaneRow>),
+    /// For `broadcast`, and for `disconnect` of a session.
+    Reached { session: Option<String>, connections: u64, relayed: Option<Relayed> },
+}
+
+impl Gathered {
+    /// Nobody was reached so far: of all, or of those who have this session.
+    pub(crate) fn reached(session: Option<String>) -> Gathered {
+        Gathered::Reached { session, connections: 0, relayed: None }
+    }
 }
 
 impl Inquiry {
@@ -57,12 +64,21 @@ impl Inquiry {
                 rows.extend(more);
                 self.workers += 1;
             }
-            (Gathered::Reached(sum) | Gathered::Closed { connections: sum, .. }, Answer::Reached(theirs)) => {
-                *sum += theirs;
+            (Gathered::Backplane(rows), Answer::Backplane(row)) => {
+                rows.push(*row);
                 self.workers += 1;
             }
-            (Gathered::Rows { .. }, Answer::Reached(_))
-            | (Gathered::Reached(_) | Gathered::Closed { .. }, Answer::Connections { .. }) => {
+            (
+                Gathered::Reached { connections, relayed, .. },
+                Answer::Reached { connections: more, relayed: theirs },
+            ) => {
+                *connections += more;
+                *relayed = theirs.max(*relayed);
+                self.workers += 1;
+            }
+            (Gathered::Rows { .. }, Answer::Backplane(_) | Answer::Reached { .. })
+            | (Gathered::Backplane(_), Answer::Connections { .. } | Answer::Reached { .. })
+            | (Gathered::Reached { .. }, Answer::Connections { .. } | Answer::Backplane(_)) => {
                 tracing::warn!(slot, "a worker has answered another question than it was asked");
             }
         }
@@ -82,9 +98,15 @@ impl Inquiry {
     pub(crate) fn reply(self) -> Reply {
         let silent = self.waiting.len();
         let output = match self.gathered {
-            Gathered::Closed { session, connections: 0 } => {
-                let unknown = if silent > 0 { format!("; {silent} workers did not answer") } else { String::new() };
-                let message = format!("no connection has the session {session}{unknown}");
+            // One that was passed on may be found elsewhere.
+            Gathered::Reached { session: Some(session), connections: 0, relayed } if relayed != Some(Relayed::Sent) => {
+                let mut message = format!("no connection has the session {session}");
+                if relayed == Some(Relayed::Failed) {
+                    message = format!("no connection here has the session {session}; other hosts could not be told");
+                }
+                if silent > 0 {
+                    message += &format!("; {silent} workers did not answer");
+                }
                 return Reply::Error { code: ErrorCode::NotFound, message };
             }
             Gathered::Rows { order, limit, total, mut rows } => {
@@ -96,8 +118,12 @@ impl Inquiry {
                 rows.truncate(limit);
                 Output::Connections { total, rows }
             }
-            Gathered::Reached(connections) | Gathered::Closed { connections, .. } => {
-                Output::Reached { connections, workers: self.workers }
+            Gathered::Backplane(mut rows) => {
+                rows.sort_by_key(|row| row.slot);
+                Output::Backplane { rows }
+            }
+            Gathered::Reached { session: _, connections, relayed } => {
+                Output::Reached { connections, workers: self.workers, relayed }
             }
         };
         Reply::Done { output }
@@ -106,11 +132,17 @@ impl Inquiry {
 
 #[cfg(test)]
 mod tests {
+    use baton_ipc::control::Link;
+
     use super::*;
 
     fn row(slot: SlotId, age_seconds: f64, messages: u64) -> ConnectionRow {
         let (connection_id, session_uuid, peer) = (String::new(), String::new(), String::new());
         ConnectionRow { slot, connection_id, session_uuid, peer, age_seconds, messages, queued_bytes: 0 }
+    }
+
+    fn reached(connections: u64, relayed: Option<Relayed>) -> Answer {
+        Answer::Reached { connections, relayed }
     }
 
     fn asked() -> BTreeSet<SlotId> {
@@ -133,23 +165,69 @@ mod tests {
     }
 
     #[test]
+    fn the_backplane_is_told_of_by_slot() {
+        let mut inquiry = Inquiry::new(1, 1, asked(), Gathered::Backplane(vec![]), Instant::now());
+        for slot in [2, 0, 1] {
+            let (kind, target) = ("embedded".to_owned(), "/state".to_owned());
+            let row = BackplaneRow {
+                slot,
+                kind,
+                target,
+                state: Link::Up,
+                since_seconds: 1.0,
+                reason: None,
+                latency_seconds: None,
+                heartbeat_lag_seconds: None,
+                lease_holder: None,
+                holds_lease: false,
+                pending: 0,
+                gaps: 0,
+                reconnects: 0,
+            };
+            inquiry.hear(slot, if slot == 1 { reached(1, None) } else { Answer::Backplane(Box::new(row)) });
+        }
+        assert!(inquiry.is_over(Instant::now()));
+        let Reply::Done { output: Output::Backplane { rows } } = inquiry.reply() else { panic!("not rows") };
+        assert_eq!(rows.iter().map(|row| row.slot).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[test]
     fn who_does_not_answer_is_left_out() {
         let now = Instant::now();
-        let mut inquiry = Inquiry::new(1, 1, asked(), Gathered::Reached(0), now);
-        inquiry.hear(1, Answer::Reached(3));
+        let mut inquiry = Inquiry::new(1, 1, asked(), Gathered::reached(None), now);
+        inquiry.hear(1, reached(3, None));
         inquiry.hear(2, Answer::Connections { total: 1, rows: vec![] });
         assert!(!inquiry.is_over(now) && inquiry.is_over(now + PATIENCE));
-        let output = Output::Reached { connections: 3, workers: 1 };
+        // The one who was to pass it on is not heard of.
+        let output = Output::Reached { connections: 3, workers: 1, relayed: None };
         assert_eq!(inquiry.reply(), Reply::Done { output });
     }
 
     #[test]
-    fn a_session_that_nobody_has_is_not_found() {
-        let now = Instant::now();
-        let gathered = Gathered::Closed { session: "abc".into(), connections: 0 };
-        let mut inquiry = Inquiry::new(1, 1, BTreeSet::from([0]), gathered, now);
-        inquiry.hear(0, Answer::Reached(0));
-        let message = "no connection has the session abc".to_owned();
-        assert_eq!(inquiry.reply(), Reply::Error { code: ErrorCode::NotFound, message });
+    fn what_became_of_it_elsewhere_is_known_by_one_worker() {
+        for outcome in [Relayed::Alone, Relayed::Sent, Relayed::Failed] {
+            let mut inquiry = Inquiry::new(1, 1, asked(), Gathered::reached(None), Instant::now());
+            inquiry.hear(1, reached(3, None));
+            inquiry.hear(0, reached(4, Some(outcome)));
+            inquiry.hear(2, reached(5, None));
+            let output = Output::Reached { connections: 12, workers: 3, relayed: Some(outcome) };
+            assert_eq!(inquiry.reply(), Reply::Done { output });
+        }
+    }
+
+    #[test]
+    fn a_session_that_nobody_has_is_not_found_unless_other_hosts_look_for_it() {
+        let ask = |relayed| {
+            let gathered = Gathered::reached(Some("abc".into()));
+            let mut inquiry = Inquiry::new(1, 1, BTreeSet::from([0]), gathered, Instant::now());
+            inquiry.hear(0, reached(0, Some(relayed)));
+            inquiry.reply()
+        };
+        let not_found = |message: &str| Reply::Error { code: ErrorCode::NotFound, message: message.to_owned() };
+        assert_eq!(ask(Relayed::Alone), not_found("no connection has the session abc"));
+        let failed = "no connection here has the session abc; other hosts could not be told";
+        assert_eq!(ask(Relayed::Failed), not_found(failed));
+        let output = Output::Reached { connections: 0, workers: 1, relayed: Some(Relayed::Sent) };
+        assert_eq!(ask(Relayed::Sent), Reply::Done { output });
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Place {
     pub(crate) lent_to: Option<(SlotId, Pid)>,
     /// What the worker said about why it cannot start.
     pub(crate) complaint: Option<String>,
+    /// What the worker said about why its backplane is degraded, while it is.
+    pub(crate) degraded: Option<String>,
     /// Why the last worker ended.
     pub(crate) last_cause: Option<String>,
     /// How many ended unasked.
@@ -44,6 +46,7 @@ impl Place {
             down_since: Some(now),
             lent_to: None,
             complaint: None,
+            degraded: None,
             last_cause: None,
             unasked: 0,
             rate: Rate::default(),

@@ -1,7 +1,7 @@
 //! The page an operator wants at 3 a.m.
 
 use baton_ipc::Slot as SlotId;
-use baton_ipc::control::{SlotStatus, Status};
+use baton_ipc::control::{Degraded, SlotStatus, Status};
 use baton_ipc::scoreboard::{COUNTER_MESSAGES, GAUGE_CONNECTIONS};
 
 use crate::slot::Slot;
@@ -25,10 +25,38 @@ impl Supervisor<'_> {
             phase: phase.to_owned(),
             listen: self.listeners.endpoints().to_vec(),
             backplane: self.settings.backplane.clone(),
+            backplane_degraded: self.degraded(),
             slots: (0..self.places.len() as SlotId)
                 .filter(|slot| *slot < self.settings.workers || self.place(*slot).worker.is_some())
                 .map(|slot| self.slot_status(slot))
                 .collect(),
+        }
+    }
+
+    /// What workers say that their backplane fails; none if all are well.
+    fn degraded(&self) -> Option<Degraded> {
+        let said = self.places.iter().zip(0..).filter_map(|(place, slot)| Some((slot, place.degraded.as_ref()?)));
+        let (slots, reasons): (Vec<SlotId>, Vec<&String>) = said.unzip();
+        let reason = (*reasons.first()?).clone();
+        let since = self.degraded_since.map(|since| self.now.saturating_duration_since(since));
+        Some(Degraded { since_seconds: since.unwrap_or_default().as_secs_f64(), reason, slots })
+    }
+
+    /// Notes, and logs once for all workers, when the backplane begins to fail some and when it fails nobody any more.
+    /// That a worker is gone does not heal it: somebody must serve and have no complaint.
+    pub(crate) fn review_backplane(&mut self) {
+        let somebody_serves = self.places.iter().any(|place| matches!(place.slot, Slot::Serving { .. }));
+        match (self.degraded_since, self.degraded()) {
+            (None, Some(Degraded { reason, slots, .. })) => {
+                self.degraded_since = Some(self.now);
+                tracing::warn!(reason, ?slots, "the backplane is degraded");
+            }
+            (Some(since), None) if somebody_serves => {
+                self.degraded_since = None;
+                let for_ms = self.now.saturating_duration_since(since).as_millis() as u64;
+                tracing::warn!(for_ms, "the backplane is no longer degraded");
+            }
+            (None, None) | (Some(_), Some(_) | None) => {}
         }
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) phase: Phase,
     pub(crate) operation: Option<Operation>,
     pub(crate) inquiries: Vec<Inquiry>,
+    /// Since when the backplane has failed some worker or other.
+    pub(crate) degraded_since: Option<Instant>,
     pub(crate) wishes: VecDeque<Wish>,
     /// Slots whose step said to fork. It is done in the loop, so that a child finds its way out of all frames.
     pub(crate) to_fork: BTreeSet<SlotId>,
@@ -109,6 +111,7 @@ impl<'a> Supervisor<'a> {
             phase: Phase::Starting,
             operation: None,
             inquiries: vec![],
+            degraded_since: None,
             wishes: VecDeque::new(),
             to_fork: BTreeSet::new(),
             next_question: 0,

@@ -114,10 +114,17 @@ impl Supervisor<'_> {
 
     fn hear(&mut self, slot: SlotId, message: FromWorker) {
         match message {
-            FromWorker::Ready => self.apply(slot, Event::Ready),
+            FromWorker::Ready => {
+                self.apply(slot, Event::Ready);
+                self.review_backplane();
+            }
             FromWorker::Failed { cause } => {
                 tracing::warn!(slot, cause, "worker cannot start");
                 self.place_mut(slot).complaint = Some(cause);
+            }
+            FromWorker::Backplane { degraded } => {
+                self.place_mut(slot).degraded = degraded;
+                self.review_backplane();
             }
             FromWorker::Answer { id, answer } => {
                 if let Some(inquiry) = self.inquiries.iter_mut().find(|inquiry| inquiry.id == id) {
@@ -144,12 +151,14 @@ impl Supervisor<'_> {
             }
         };
         place.worker = None;
+        place.degraded = None;
         if let Some(complaint) = place.complaint.take() {
             words = format!("{words}: {complaint}");
         }
         self.board.row(slot).clear_gauges();
         self.inquiries.iter_mut().for_each(|inquiry| inquiry.forget(slot));
         self.apply(slot, Event::Exited { cause, words });
+        self.review_backplane();
         true
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
 
-use baton_ipc::control::{ConnectionRow, Output as Answer, Reply};
+use baton_ipc::control::{ConnectionRow, Link, Output as Answer, Reply};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio_tungstenite::MaybeTlsStream;
@@ -144,12 +144,14 @@ fn wrong_usage_is_2_and_says_what_is_right() {
         (&["broadcast"], "<JSON>"),
         (&["broadcast", "{\"a\":}"], "not valid JSON: expected value at line 1 column 6"),
         (&["status", "--fast"], "--fast"),
+        (&["backplane", "redis"], "unexpected argument 'redis'"),
         (&["--color", "red", "status"], "green"),
     ] {
         let said = ctl(&service, args, 2);
         assert!(said.contains(word), "{args:?}: {said}");
     }
     assert!(ctl(&service, &["help"], 0).contains("reopen-logs"));
+    assert!(ctl(&service, &["--help"], 0).contains("3 not all: (status) slots are serving,\n(backplane) links are up"));
     assert!(ctl(&service, &["help", "stop"], 0).contains("Drain slots and leave them down"));
     let version = ctl(&service, &["version"], 0);
     assert!(version.contains(&format!("supervisor  {}", env!("CARGO_PKG_VERSION"))), "{version}");
@@ -305,6 +307,34 @@ async fn connections_are_listed_in_the_order_asked_for() {
     drop(deaf);
 }
 
+#[test]
+fn the_backplane_as_each_worker_sees_it() {
+    let service = workers(2);
+    let state_dir = service.dir().join("state").display().to_string();
+    let page = ctl(&service, &["backplane"], 0);
+    assert!(page.starts_with(&format!("embedded ({state_dir})  up  0 messages pending\n\nSLOT  LINK ")), "{page}");
+    assert_eq!((page.lines().count(), page.matches("  up  ").count()), (5, 3), "{page}");
+    let rows = || match answer(&service, &["backplane"]) {
+        Reply::Done { output: Answer::Backplane { rows } } => rows,
+        other => panic!("no backplane: {other:?}"),
+    };
+    let told = rows();
+    assert_eq!(told.iter().map(|row| row.slot).collect::<Vec<_>>(), [0, 1]);
+    for row in told {
+        assert_eq!((row.kind.as_str(), row.target.as_str(), row.state), ("embedded", state_dir.as_str(), Link::Up));
+        assert_eq!((row.lease_holder, row.holds_lease, row.pending, row.reason), (None, false, 0, None));
+        assert!((0.0..60.0).contains(&row.since_seconds), "{}", row.since_seconds);
+    }
+    let line = ctl(&service, &["--json", "backplane"], 0);
+    let json: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!((&json["output"]["kind"], &json["output"]["rows"][1]["state"]), (&json!("backplane"), &json!("up")));
+    // Who is not there has nothing to say.
+    ctl(&service, &["stop", "0"], 0);
+    assert_eq!(rows().iter().map(|row| row.slot).collect::<Vec<_>>(), [1]);
+    ctl(&service, &["stop", "1"], 0);
+    assert_eq!(ctl(&service, &["backplane"], 3), "no worker has answered\n");
+}
+
 #[tokio::test]
 async fn disconnect_closes_every_connection_of_a_session_and_no_other() {
     let service = workers(4);
@@ -314,7 +344,7 @@ async fn disconnect_closes_every_connection_of_a_session_and_no_other() {
         theirs.push(Client::connect(&url).await);
     }
     let mut other = Client::connect(&service.session_url("other")).await;
-    assert_eq!(ctl(&service, &["disconnect", "abc"], 0), "reached 8 connections; 4 workers answered\n");
+    assert_eq!(ctl(&service, &["disconnect", "abc"], 0), "reached 8 connections on 4 workers\n");
     for client in &mut theirs {
         let frame = client.close().await.expect("a close frame");
         assert_eq!((frame.code, frame.reason.as_str()), (CloseCode::Normal, "disconnected by the operator"));
@@ -338,7 +368,7 @@ async fn a_broadcast_reaches_everyone_exactly_once() {
     let notices = [json!({ "notice": "naïve — ≥ 1", "n": [1, 2.5, null] }), json!("just a text"), json!(-1)];
     for notice in &notices {
         let said = ctl(&service, &["broadcast", &notice.to_string()], 0);
-        assert_eq!(said, "reached 100 connections; 4 workers answered\n");
+        assert_eq!(said, "reached 100 connections on 4 workers\n");
     }
     for client in &mut clients {
         for notice in &notices {
@@ -484,7 +514,7 @@ fn commands_from_standard_input_run_line_by_line() {
     assert_eq!(run("# a remark\n\n  pid   0\n"), (Some(0), format!("{pid}\n"), String::new()));
     let (code, out, _) = run("stop 1\nstatus\nbroadcast {\"with\": \"spaces\"}\nexit\nshutdown\n");
     assert_eq!(code, Some(3), "{out}");
-    assert!(out.contains("reached 0 connections; 1 worker answered"), "{out}");
+    assert!(out.contains("reached 0 connections on 1 worker"), "{out}");
     // All lines are run; the first failure is the one that counts.
     let (code, out, err) = run("start 9\nfly\nstart 1\nstatus");
     assert_eq!(code, Some(1), "{out}{err}");

@@ -130,6 +130,8 @@ fn requests_that_are_none_get_an_error_and_hurt_nothing() {
         ("a signal that is none", command(r#""signal","signal":"HUGO","slots":[]"#), NotFound),
         ("a signal for the supervisor", command(r#""signal","signal":"TERM","slots":[]"#), NotFound),
         ("an order that is none", command(r#""connections","order":"nicest""#), BadRequest),
+        ("the backplane, misspelt", command(r#""Backplane""#), BadRequest),
+        ("the session of nobody", command(r#""disconnect","session":"nobody","relay":true"#), NotFound),
         ("the log of nobody", command(r#""tail","slot":64"#), NotFound),
     ];
     for (name, bytes, expected) in cases {
@@ -140,7 +142,12 @@ fn requests_that_are_none_get_an_error_and_hurt_nothing() {
     let most = text(&format!("{}{STATUS}", " ".repeat(64 * 1024 - STATUS.len() - 1)));
     assert_eq!(most.len(), 64 * 1024);
     assert!(is_status(&ask(&service, &most)));
-    for harmless in [r#""tail","from":18446744073709551615"#, r#""connections","limit":18446744073709551615"#] {
+    for harmless in [
+        r#""tail","from":18446744073709551615"#,
+        r#""connections","limit":18446744073709551615"#,
+        r#""backplane","kind":"redis","slots":[99]"#,
+        r#""broadcast","message":null,"relay":7"#,
+    ] {
         assert_eq!(code(&ask(&service, &command(harmless))), None, "{harmless}");
     }
 

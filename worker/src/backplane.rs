@@ -84,6 +84,11 @@ pub(crate) trait Backplane {
     /// The line to others is there, or is lost.
     fn link(&mut self, _change: Result<(), &Failure>) {}
 
+    /// Whether there can be no other hosts.
+    fn is_alone(&self) -> bool {
+        true
+    }
+
     /// Tells the workers of other hosts.
     fn announce(&mut self, _message: Message) -> Announced {
         Announced::Alone

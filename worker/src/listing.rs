@@ -1,15 +1,17 @@
-//! What an operator sees of connections.
+//! What an operator sees of connections, and of the backplane.
 
 use std::net::SocketAddr;
 
 use baton_ipc::Slot;
-use baton_ipc::control::{ConnectionRow, Order};
+use baton_ipc::control::{BackplaneRow, ConnectionRow, Link, Order};
 use baton_ipc::messages::Answer;
 use baton_ipc::scoreboard::monotonic_ms;
 
 use crate::app::App;
 use crate::hub::Hub;
+use crate::metrics::Gauge;
 use crate::slab::Connection;
+use crate::worker::Standing;
 
 /// The most rows in one answer: it must fit into one packet.
 const MAX_ROWS: usize = 300;
@@ -40,4 +42,25 @@ pub(crate) fn connections<A: App>(hub: &Hub<A>, slot: Slot, order: Order, limit:
 /// Asked of the kernel: it is rarely wanted, and every connection would have to keep it.
 fn peer<S>(connection: &Connection<S>) -> Option<SocketAddr> {
     socket2::SockRef::from(&connection.socket).peer_addr().ok()?.as_socket()
+}
+
+/// The backplane as this worker sees it.
+pub(crate) fn backplane<A: App>(hub: &Hub<A>, slot: Slot, standing: &Standing) -> Answer {
+    let lag_us = hub.metrics.row().gauge(Gauge::HeartbeatLag as usize).get();
+    Answer::Backplane(Box::new(BackplaneRow {
+        slot,
+        kind: "embedded".to_owned(),
+        target: hub.settings.state_dir.display().to_string(),
+        state: if standing.degraded.is_none() { Link::Up } else { Link::Down },
+        since_seconds: monotonic_ms().saturating_sub(standing.since_ms) as f64 / 1000.0,
+        reason: standing.degraded.clone(),
+        latency_seconds: None,
+        // 0: there was none yet.
+        heartbeat_lag_seconds: (lag_us > 0).then_some(lag_us as f64 / 1e6),
+        lease_holder: None,
+        holds_lease: false,
+        pending: 0,
+        gaps: 0,
+        reconnects: 0,
+    }))
 }

@@ -1,6 +1,8 @@
 //! One worker process: a single-threaded runtime, its tasks, and the line to the supervisor.
 
 mod drain;
+mod events;
+mod standing;
 mod tasks;
 mod upkeep;
 
@@ -9,7 +11,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use baton_ipc::messages::{Answer, FromWorker, Question, ToWorker};
 use baton_ipc::scoreboard::monotonic_ms;
@@ -19,12 +21,14 @@ use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
 use crate::accept::{self, Handshakes};
 use crate::app::App;
-use crate::backplane::{Embedded, Options};
+use crate::backplane::{Backplane, Driver, Embedded, Options, Redis};
 use crate::hub::{After, Hub};
 use crate::listing;
 use crate::metrics::{Gauge, Metrics};
 use crate::readable::Readable;
 use crate::settings::Settings;
+
+pub(crate) use standing::Standing;
 
 /// What the tasks of a worker share. Borrows of the hub never cross an `await`.
 pub(crate) struct Shared<A: App> {
@@ -38,8 +42,14 @@ pub(crate) struct Shared<A: App> {
     emptied: Notify,
     /// A commit that was under way is over.
     settled: Notify,
+    /// The line to the other hosts was found to be there, or not to be.
+    linked: Notify,
+    /// The last heartbeat that was heard from another worker (milliseconds since 1970).
+    beat: watch::Sender<u64>,
     log_lines_dropped: fn() -> u64,
     rest_logs: fn(),
+    standing: RefCell<Standing>,
+    supervisor: Channel,
 }
 
 impl<A: App> Shared<A> {
@@ -57,6 +67,11 @@ impl<A: App> Shared<A> {
     /// Resolves when HTTP connections are to end.
     pub(crate) fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
+    }
+
+    /// Says something to the supervisor, unasked or not. It never waits: a supervisor that stands still is an error.
+    pub(crate) fn tell_supervisor(&self, message: &FromWorker) -> Result<(), ChannelError> {
+        self.supervisor.send(message, &[])
     }
 }
 
@@ -85,6 +100,16 @@ pub fn run<A: App>(inheritance: Inheritance, settings: Settings, app: A, hooks: 
     local.block_on(&runtime, serve(inheritance, settings, app, hooks, begun))
 }
 
+/// How long a new worker waits for its backplane before it serves without.
+const FIRST_LINK: Duration = Duration::from_secs(1);
+
+/// The backplane that is configured, and the task that talks for it, if it needs one.
+fn open_backplane(host: Embedded, settings: &Settings) -> Result<(Box<dyn Backplane>, Option<Driver>), String> {
+    let Some(redis) = &settings.redis else { return Ok((Box::new(host), None)) };
+    let (redis, driver) = Redis::new(host, redis, settings.session_ttl).map_err(|failure| failure.to_string())?;
+    Ok((Box::new(redis), Some(driver)))
+}
+
 fn fail(channel: &Channel, cause: String) -> i32 {
     tracing::error!(cause, "the worker cannot serve");
     // The supervisor may be gone; the exit code tells the same.
@@ -96,13 +121,14 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     let Inheritance { slot, channel, listeners, scoreboard } = inheritance;
     let metrics = Metrics::new(scoreboard.clone(), slot);
     let options = Options::of(&settings);
-    let started = (|| -> Result<Rc<Shared<A>>, String> {
-        let backplane = Embedded::open(options, scoreboard, slot).map_err(|error| error.to_string())?;
+    let started = (|| -> Result<(Rc<Shared<A>>, Option<Driver>), String> {
+        let host = Embedded::open(options, scoreboard, slot).map_err(|error| error.to_string())?;
         let max_descriptors = accept::max_descriptors().map_err(|error| format!("getrlimit: {error}"))?;
         let handshakes = Handshakes::new(settings.limits.max_handshakes);
-        let hub =
-            Hub::new(app, settings, metrics.clone(), Box::new(backplane)).map_err(|error| format!("epoll: {error}"))?;
-        Ok(Rc::new(Shared {
+        let supervisor = channel.try_clone().map_err(|error| format!("fcntl: {error}"))?;
+        let (backplane, driver) = open_backplane(host, &settings)?;
+        let hub = Hub::new(app, settings, metrics.clone(), backplane).map_err(|error| format!("epoll: {error}"))?;
+        let shared = Rc::new(Shared {
             hub: RefCell::new(hub),
             handshakes,
             max_descriptors,
@@ -110,25 +136,37 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
             closing: watch::Sender::new(false),
             emptied: Notify::new(),
             settled: Notify::new(),
+            linked: Notify::new(),
+            beat: watch::Sender::new(0),
             log_lines_dropped: hooks.log_lines_dropped,
             rest_logs: hooks.rest_logs,
-        }))
+            standing: RefCell::new(Standing::new()),
+            supervisor,
+        });
+        Ok((shared, driver))
     })();
-    let shared = match started {
-        Ok(shared) => shared,
+    let (shared, driver) = match started {
+        Ok(started) => started,
         Err(cause) => return fail(&channel, cause),
     };
+    let mut tasks = match tasks::spawn(&shared) {
+        Ok(tasks) => tasks,
+        Err(error) => return fail(&channel, format!("cannot watch descriptors: {error}")),
+    };
+    if let Some(driver) = driver {
+        events::spawn(&shared, driver, &mut tasks);
+        // Clients that resume would be turned away before the first attempt has succeeded.
+        let _ = tokio::time::timeout(FIRST_LINK, shared.linked.notified()).await;
+    }
     let mut acceptors = Acceptors::default();
     for listener in listeners {
         acceptors.add(&shared, listener);
     }
-    let tasks = match tasks::spawn(&shared) {
-        Ok(tasks) => tasks,
-        Err(error) => return fail(&channel, format!("cannot watch descriptors: {error}")),
-    };
     metrics.gauge(Gauge::Limit, shared.max_connections() as u64);
     metrics.gauge(Gauge::Startup, begun.elapsed().as_micros() as u64);
     metrics.row().tick().set(monotonic_ms());
+    // Before ready: one that serves and has no complaint is a sign that all is well.
+    shared.look_at_backplane();
     if let Err(error) = channel.send(&FromWorker::Ready, &[]) {
         tracing::error!(%error, "the supervisor is gone before this worker was ready");
         return 1;
@@ -139,7 +177,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     let report = drain::drain(&shared, within).await;
     tracing::info!(closed = report.closed, cut = report.cut, "drained");
     // Without a supervisor nobody is left to tell.
-    let _ = channel.send(&FromWorker::Drained(report), &[]);
+    let _ = shared.tell_supervisor(&FromWorker::Drained(report));
     tasks.stop().await;
     match Rc::try_unwrap(shared) {
         Ok(shared) => match shared.hub.into_inner().backplane.close() {
@@ -181,16 +219,13 @@ async fn obey<A: App>(
             Ok(Some((ToWorker::Return { slot }, _))) => acceptors.remove(slot),
             Ok(Some((ToWorker::ReopenLogs, _))) => reopen_logs(),
             Ok(Some((ToWorker::Ask { id, question }, _))) => {
-                let (shared, answers) = (shared.clone(), channel.try_clone());
-                match answers {
-                    Ok(answers) => drop(spawn_local(async move {
-                        let answer = answer(&shared, question).await;
-                        if let Err(error) = answers.send(&FromWorker::Answer { id, answer }, &[]) {
-                            tracing::warn!(%error, "an answer did not reach the supervisor");
-                        }
-                    })),
-                    Err(error) => tracing::warn!(%error, "a question cannot be answered"),
-                }
+                let shared = shared.clone();
+                spawn_local(async move {
+                    let answer = answer(&shared, question).await;
+                    if let Err(error) = shared.tell_supervisor(&FromWorker::Answer { id, answer }) {
+                        tracing::warn!(%error, "an answer did not reach the supervisor");
+                    }
+                });
             }
             Ok(None) => {
                 if let Err(error) = readable.ready().await {
@@ -208,11 +243,17 @@ async fn obey<A: App>(
 }
 
 async fn answer<A: App>(shared: &Rc<Shared<A>>, question: Question) -> Answer {
-    match question {
-        Question::Connections { order, limit } => listing::connections(&shared.hub.borrow(), shared.slot, order, limit),
-        Question::Disconnect { session } => Answer::Reached(shared.hub.borrow_mut().disconnect(&session)),
-        Question::Broadcast { text } => Answer::Reached(tasks::broadcast(shared, &text).await),
-    }
+    let connections = match &question {
+        Question::Connections { order, limit } => {
+            return listing::connections(&shared.hub.borrow(), shared.slot, *order, *limit);
+        }
+        Question::Backplane => {
+            return listing::backplane(&shared.hub.borrow(), shared.slot, &shared.standing.borrow());
+        }
+        Question::Disconnect { session, relay: _ } => shared.hub.borrow_mut().disconnect(session),
+        Question::Broadcast { text, relay: _ } => tasks::broadcast(shared, text).await,
+    };
+    Answer::Reached { connections, relayed: shared.relay(question) }
 }
 
 /// The tasks that accept, by the slot whose listener it is.
@@ -244,9 +285,14 @@ impl<A: App> Shared<A> {
     fn turn(&self) -> io::Result<After> {
         let mut hub = self.hub.borrow_mut();
         let after = hub.turn()?;
+        self.tell_if_emptied(&hub);
+        Ok(after)
+    }
+
+    /// While draining, whoever waits for the last connection to go is told.
+    fn tell_if_emptied(&self, hub: &Hub<A>) {
         if hub.draining && hub.connections.is_empty() {
             self.emptied.notify_one();
         }
-        Ok(after)
     }
 }

@@ -88,6 +88,8 @@ pub enum Command {
         #[serde(default = "default_limit")]
         limit: usize,
     },
+    /// What the workers share, as each of them sees it: [`Output::Backplane`].
+    Backplane,
     /// Close every connection of a session.
     Disconnect {
         /// The session's token.
@@ -120,6 +122,7 @@ impl Command {
             Command::Signal { .. } => "signal",
             Command::ReopenLogs => "reopen-logs",
             Command::Connections { .. } => "connections",
+            Command::Backplane => "backplane",
             Command::Disconnect { .. } => "disconnect",
             Command::Broadcast { .. } => "broadcast",
             Command::Shutdown => "shutdown",
@@ -220,12 +223,19 @@ pub enum Output {
         /// The first of them.
         rows: Vec<ConnectionRow>,
     },
+    /// To [`Command::Backplane`].
+    Backplane {
+        /// One of each worker that has answered, in the order of their slots.
+        rows: Vec<BackplaneRow>,
+    },
     /// To [`Command::Disconnect`] and [`Command::Broadcast`].
     Reached {
-        /// Connections reached.
+        /// Connections reached on this host.
         connections: u64,
         /// Workers that answered.
         workers: u16,
+        /// What became of it on other hosts; none: nobody could say.
+        relayed: Option<Relayed>,
     },
     /// To [`Command::Version`].
     Version {
@@ -236,6 +246,18 @@ pub enum Output {
         /// [`crate::channel::PROTOCOL_VERSION`] of the supervisor.
         protocol: u16,
     },
+}
+
+/// Whether other hosts were told. What weighs more comes later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Relayed {
+    /// There are no other hosts: the backplane is of this one alone.
+    Alone,
+    /// The backplane has it for them.
+    Sent,
+    /// The backplane did not take it.
+    Failed,
 }
 
 /// The page an operator wants at 3 a.m.
@@ -255,8 +277,21 @@ pub struct Status {
     pub listen: Vec<Endpoint>,
     /// What the workers share: `embedded` or `redis`, and where.
     pub backplane: String,
+    /// Set while it fails some of them.
+    pub backplane_degraded: Option<Degraded>,
     /// One row a slot.
     pub slots: Vec<SlotStatus>,
+}
+
+/// A backplane that is away, or does not do all it should.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// Since the first of those that have been without interruption.
+    pub since_seconds: f64,
+    /// Why, in words, as the first of these slots says.
+    pub reason: String,
+    /// Whose workers say so, in order.
+    pub slots: Vec<Slot>,
 }
 
 /// One slot.
@@ -305,4 +340,46 @@ pub struct ConnectionRow {
     pub messages: u64,
     /// Output that the client has not taken yet, in bytes.
     pub queued_bytes: u64,
+}
+
+/// The backplane as one worker sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackplaneRow {
+    /// The worker's slot.
+    pub slot: Slot,
+    /// `embedded` or `redis`.
+    pub kind: String,
+    /// Where it is, without secrets.
+    pub target: String,
+    /// Whether it works.
+    pub state: Link,
+    /// Since it does, or does not.
+    pub since_seconds: f64,
+    /// Why it does not, in words.
+    pub reason: Option<String>,
+    /// What the last commit took; none: there was none, or it is not known.
+    pub latency_seconds: Option<f64>,
+    /// By how much the last heartbeat was late.
+    pub heartbeat_lag_seconds: Option<f64>,
+    /// The id of the worker that holds the lease to publish the heartbeat, as far as this one knows; none: there is no
+    /// lease, or nobody is known to hold it.
+    pub lease_holder: Option<String>,
+    /// That is this worker.
+    pub holds_lease: bool,
+    /// Messages counted on this host that the backplane does not have yet: the same for all workers of a host.
+    pub pending: u64,
+    /// Publications missed since the worker started.
+    pub gaps: u64,
+    /// How often the worker has connected anew.
+    pub reconnects: u64,
+}
+
+/// Whether a backplane works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// It does.
+    Up,
+    /// It does not.
+    Down,
 }

@@ -1,11 +1,11 @@
 //! What supervisor and worker say to each other over their [`crate::Channel`].
 //!
 //! The supervisor asks, the worker answers; a worker speaks unasked only to say [`FromWorker::Ready`],
-//! [`FromWorker::Failed`] or [`FromWorker::Drained`]. Liveness is not a message: it is a word on the scoreboard.
+//! [`FromWorker::Failed`], [`FromWorker::Backplane`] or [`FromWorker::Drained`]. Liveness is not a message: it is a word on the scoreboard.
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{ConnectionRow, Order};
+use crate::control::{BackplaneRow, ConnectionRow, Order, Relayed};
 use crate::inheritance::Endpoint;
 use crate::scoreboard::Slot;
 
@@ -50,15 +50,21 @@ pub enum Question {
         /// How many rows at most.
         limit: usize,
     },
+    /// How the backplane does.
+    Backplane,
     /// Close every connection of this session with 1000.
     Disconnect {
         /// The session's token.
         session: String,
+        /// Pass it on to the other hosts too: exactly one worker is asked to.
+        relay: bool,
     },
     /// Send a text message to every connection.
     Broadcast {
         /// The message, valid JSON.
         text: String,
+        /// Pass it on to the other hosts too: exactly one worker is asked to.
+        relay: bool,
     },
 }
 
@@ -71,6 +77,11 @@ pub enum FromWorker {
     Failed {
         /// One sentence.
         cause: String,
+    },
+    /// The worker's backplane has failed or recovered. Before [`FromWorker::Ready`] if it fails from the start.
+    Backplane {
+        /// Why it is degraded, in words for the operator; none: it is not, as at the start.
+        degraded: Option<String>,
     },
     /// The answer to [`ToWorker::Ask`].
     Answer {
@@ -93,8 +104,15 @@ pub enum Answer {
         /// The first of them, in the order asked for.
         rows: Vec<ConnectionRow>,
     },
-    /// To [`Question::Disconnect`] and [`Question::Broadcast`]: how many connections it reached.
-    Reached(u64),
+    /// To [`Question::Backplane`].
+    Backplane(Box<BackplaneRow>),
+    /// To [`Question::Disconnect`] and [`Question::Broadcast`].
+    Reached {
+        /// How many connections of its own the worker has reached.
+        connections: u64,
+        /// What became of it on other hosts; none: that was another worker's task.
+        relayed: Option<Relayed>,
+    },
 }
 
 /// How a drain ended for the connections of one worker.

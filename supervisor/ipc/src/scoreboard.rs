@@ -4,6 +4,7 @@
 //! writer (the supervisor, or the worker that holds the slot) and any number of readers, so that an addition is a load
 //! and a store, both relaxed. What the counters mean is the worker's affair: here they are numbers.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +48,7 @@ const H_MAGIC: usize = 0;
 const H_TOTAL: usize = 1;
 const H_SLOTS: usize = 2;
 const H_STARTED: usize = 3;
+const H_ID: usize = 4;
 const H_RINGS: usize = 64;
 
 /// A place in the life cycle of a slot, as the scoreboard and `status` show it.
@@ -256,6 +258,8 @@ impl Scoreboard {
         let board = Scoreboard { mapping: Mapping::create("baton-scoreboard", TOTAL)? };
         board.header(H_TOTAL).set(TOTAL as u64);
         board.header(H_STARTED).set(monotonic_ms());
+        // The standard library seeds it from the kernel's random numbers.
+        board.header(H_ID).set(RandomState::new().hash_one(std::process::id()));
         board.set_slots(slots);
         board.header(H_MAGIC).set(MAGIC);
         Ok(board)
@@ -288,6 +292,12 @@ impl Scoreboard {
     /// When the scoreboard was made, in milliseconds of `CLOCK_MONOTONIC`.
     pub fn started_ms(&self) -> u64 {
         self.header(H_STARTED).get()
+    }
+
+    /// A random number, the same for all who share this memory and for nobody else: it tells what they have sent out
+    /// themselves from what comes from others.
+    pub fn id(&self) -> u64 {
+        self.header(H_ID).get()
     }
 
     /// The row of a slot.
@@ -347,6 +357,16 @@ mod tests {
         assert_eq!((theirs.slots(), theirs.rows().count()), (4, 4));
         theirs.ring(None).write(b"a line\n");
         assert_eq!(ours.ring(None).read(None).text, "a line\n");
+    }
+
+    #[test]
+    fn all_who_share_it_have_one_id_and_others_another() {
+        let ours = Scoreboard::create(1).unwrap();
+        let theirs = Scoreboard::adopt(ours.memfd().try_clone_to_owned().unwrap()).unwrap();
+        ours.set_slots(2);
+        assert_eq!(ours.id(), theirs.id());
+        let others: std::collections::HashSet<u64> = (0..100).map(|_| Scoreboard::create(1).unwrap().id()).collect();
+        assert!(others.len() == 100 && !others.contains(&ours.id()));
     }
 
     #[test]

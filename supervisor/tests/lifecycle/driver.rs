@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::stub::{FORBIDDEN, SERVE};
+use crate::stub::{DEGRADED, FORBIDDEN, SERVE};
 
 /// Nothing here takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,6 +83,19 @@ impl Generation {
 
     pub(crate) fn allow_starts(&self) {
         std::fs::remove_file(self.directory.as_ref().unwrap().path().join(FORBIDDEN)).unwrap();
+    }
+
+    /// The backplane fails the worker in this slot for a reason, or not any more.
+    pub(crate) fn degrade(&self, slot: u16, reason: Option<&str>) {
+        let path = self.directory.as_ref().unwrap().path().join(format!("{DEGRADED}{slot}"));
+        match reason {
+            // In one step: a worker may read at any time.
+            Some(reason) => {
+                std::fs::write(path.with_extension("new"), reason).unwrap();
+                std::fs::rename(path.with_extension("new"), path).unwrap();
+            }
+            None => std::fs::remove_file(path).unwrap(),
+        }
     }
 
     pub(crate) fn connect(&self) -> BufReader<UnixStream> {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use baton_ipc::control::{ErrorCode, Output, Reply};
+use baton_ipc::control::{ErrorCode, Output, Relayed, Reply};
 use baton_ipc::scoreboard::{Cause, State};
 use nix::sys::signal::Signal;
 
@@ -31,6 +31,7 @@ const SCENARIOS: &[Scenario] = &[
     ("a_second_supervisor_is_refused", a_second_supervisor_is_refused),
     ("a_killed_supervisor_is_replaced_at_once", a_killed_supervisor_is_replaced_at_once),
     ("questions_are_gathered", questions_are_gathered),
+    ("a_degraded_backplane_is_told_of_until_it_is_well", a_degraded_backplane_is_told_of_until_it_is_well),
     ("a_worker_holds_only_what_is_its_own", a_worker_holds_only_what_is_its_own),
     ("nonsense_on_the_control_socket_hurts_nothing", nonsense_on_the_control_socket_hurts_nothing),
     ("a_worker_that_does_not_drain_is_killed", a_worker_that_does_not_drain_is_killed),
@@ -202,14 +203,49 @@ fn a_killed_supervisor_is_replaced_at_once() {
 
 fn questions_are_gathered() {
     let generation = Generation::start(3, &[]);
-    let answer = generation.ask(r#""command":"broadcast","message":{"hello":1}"#);
-    let Reply::Done { output: Output::Reached { connections, workers } } = answer else { panic!("{answer:?}") };
-    assert_eq!((connections, workers), (3, 3));
+    let reached = |connections, workers| {
+        let output = Output::Reached { connections, workers, relayed: Some(Relayed::Sent) };
+        Reply::Done { output }
+    };
+    let broadcast = r#""command":"broadcast","message":{"hello":1}"#;
+    assert_eq!(generation.ask(broadcast), reached(102, 3), "exactly one passes it on");
+    assert_eq!(generation.ask(r#""command":"disconnect","session":"s""#), reached(102, 3));
     let answer = generation.ask(r#""command":"connections","order":"biggest","limit":2"#);
     let Reply::Done { output: Output::Connections { total, rows } } = answer else { panic!("{answer:?}") };
     assert_eq!((total, rows.iter().map(|row| row.slot).collect::<Vec<_>>()), (3, vec![2, 1]));
+    let answer = generation.ask(r#""command":"backplane""#);
+    let Reply::Done { output: Output::Backplane { rows } } = answer else { panic!("{answer:?}") };
+    assert_eq!(rows.iter().map(|row| row.slot).collect::<Vec<_>>(), [0, 1, 2]);
     let answer = generation.ask(r#""command":"signal","signal":"TERM","slots":[]"#);
     assert!(matches!(answer, Reply::Error { code: ErrorCode::NotFound, .. }));
+    generation.ask(r#""command":"stop","slots":[0]"#);
+    assert_eq!(generation.ask(broadcast), reached(101, 2), "whoever is there");
+}
+
+fn a_degraded_backplane_is_told_of_until_it_is_well() {
+    let generation = Generation::start(3, &[]);
+    assert_eq!(generation.status().backplane_degraded, None);
+    let slots_are = |wanted: &[u16]| {
+        let status = generation.wait_for("the slots that complain", |status| {
+            status.backplane_degraded.as_ref().map_or(&[][..], |degraded| &degraded.slots) == wanted
+        });
+        status.backplane_degraded
+    };
+    generation.degrade(2, Some("unreachable"));
+    slots_are(&[2]);
+    std::thread::sleep(Duration::from_millis(300));
+    generation.degrade(0, Some("loading"));
+    assert_eq!(slots_are(&[0, 2]).unwrap().reason, "loading", "the first one's");
+    generation.degrade(2, None);
+    let since = slots_are(&[0]).unwrap().since_seconds;
+    assert!(since >= 0.3, "without interruption: {since}");
+    // What a worker said goes with it.
+    generation.ask(r#""command":"stop","slots":[0]"#);
+    slots_are(&[]);
+    generation.ask(r#""command":"start","slots":[0]"#);
+    assert_eq!(slots_are(&[0]).unwrap().reason, "loading");
+    generation.degrade(0, None);
+    slots_are(&[]);
 }
 
 fn a_worker_holds_only_what_is_its_own() {

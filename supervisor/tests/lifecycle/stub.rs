@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use baton_ipc::control::ConnectionRow;
+use baton_ipc::control::{BackplaneRow, ConnectionRow, Link, Relayed};
 use baton_ipc::messages::{Answer, DrainReport, FromWorker, Question, ToWorker};
 use baton_ipc::scoreboard::monotonic_ms;
 use baton_ipc::{ChannelError, Endpoint, Inheritance, Scoreboard, Slot};
@@ -16,6 +16,10 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 /// The argument that makes this program a supervisor.
 pub(crate) const SERVE: &str = "serve-as-supervisor";
+
+/// While this file, followed by a slot's number, is in the runtime directory, the slot's backplane is degraded: for the
+/// reason that it holds.
+pub(crate) const DEGRADED: &str = "degraded-";
 
 /// While this file is in the runtime directory no worker can start.
 pub(crate) const FORBIDDEN: &str = "forbidden";
@@ -56,10 +60,20 @@ impl Service for Stub {
         }
         let mut listeners: Vec<(Slot, TcpListener)> =
             listeners.into_iter().map(|listener| (listener.slot, listener.socket.into())).collect();
+        let mut told = None;
+        let mut tell = || {
+            let degraded = std::fs::read_to_string(self.0.runtime_dir.join(format!("{DEGRADED}{slot}"))).ok();
+            if degraded != told {
+                channel.send(&FromWorker::Backplane { degraded: degraded.clone() }, &[]).unwrap();
+                told = degraded;
+            }
+        };
+        tell();
         channel.send(&FromWorker::Ready, &[]).unwrap();
         let deaf = std::env::var_os("DEAF").is_some();
         loop {
             scoreboard.row(slot).tick().set(monotonic_ms());
+            tell();
             for (_, listener) in &listeners {
                 while let Ok((mut stream, _)) = listener.accept() {
                     let _ = writeln!(stream, "{slot} {}", std::process::id());
@@ -113,6 +127,24 @@ fn answer(slot: Slot, question: Question) -> Answer {
                 queued_bytes: 0,
             }],
         },
-        Question::Disconnect { .. } | Question::Broadcast { .. } => Answer::Reached(1),
+        Question::Backplane => Answer::Backplane(Box::new(BackplaneRow {
+            slot,
+            kind: "none".into(),
+            target: String::new(),
+            state: Link::Up,
+            since_seconds: 1.0,
+            reason: None,
+            latency_seconds: None,
+            heartbeat_lag_seconds: None,
+            lease_holder: None,
+            holds_lease: false,
+            pending: 0,
+            gaps: 0,
+            reconnects: 0,
+        })),
+        Question::Disconnect { session: _, relay } | Question::Broadcast { text: _, relay } => {
+            // So that the sum tells how many were asked to pass it on.
+            Answer::Reached { connections: if relay { 100 } else { 1 }, relayed: relay.then_some(Relayed::Sent) }
+        }
     }
 }

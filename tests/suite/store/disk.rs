@@ -47,6 +47,16 @@ async fn a_full_disk_takes_nothing_back_and_is_survived() {
         let answer = http::get(service.address, "/readyz").expect("an answer");
         (answer.status == 503).then(|| assert_eq!(answer.json()["reasons"], json!(["store_failing"])))
     });
+    let degraded = eventually("status tells it", || service.status().backplane_degraded);
+    assert_eq!(degraded.reason, "the store refuses to count");
+    assert!(!degraded.slots.is_empty() && degraded.since_seconds < 60.0, "{degraded:?}");
+    let page = service.ctl(&["status"]);
+    assert_eq!(page.status.code(), Some(0), "all slots serve");
+    assert!(String::from_utf8_lossy(&page.stdout).contains("  DEGRADED for "), "{page:?}");
+    let page = service.ctl(&["backplane"]);
+    assert_eq!(page.status.code(), Some(3), "not all links are up");
+    let told = String::from_utf8_lossy(&page.stdout);
+    assert!(told.contains("  DEGRADED for ") && told.contains("DOWN"), "{told}");
     for n in 0..50 {
         let mut client = Client::connect(&service.session_url(&format!("other-{}", n % 5))).await;
         turned_away(&mut client).await;
@@ -67,6 +77,11 @@ async fn a_full_disk_takes_nothing_back_and_is_survived() {
     assert_eq!(count(&service, "abc").await, 4, "what was refused was not counted, what was counted is there");
     assert_eq!(count(&service, "other-0").await, 1);
     assert_eq!(lines(&service, "the store counts again").len(), told.len());
+    eventually("status tells it", || service.status().backplane_degraded.is_none().then_some(()));
+    assert_eq!(service.ctl(&["backplane"]).status.code(), Some(0));
+    for once in ["the backplane is degraded", "the backplane is no longer degraded"] {
+        assert_eq!(lines(&service, once).len(), 1, "{once}: once for all workers");
+    }
     assert_eq!(service.worker_pids(), pids, "nobody has died");
     assert!(!service.log().contains("panicked"));
     assert_eq!(service.stop().code(), Some(0));
