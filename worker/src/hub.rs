@@ -475,6 +475,15 @@ impl<A: App> Hub<A> {
         self.metrics.gauge(Gauge::StoreOk, self.store_ok.into());
     }
 
+    /// What is wrong with the backplane, in words.
+    pub(crate) fn complaint(&mut self) -> Option<String> {
+        if !self.store_ok {
+            return Some("the store refuses to count".to_owned());
+        }
+        let health = self.backplane.health();
+        health.away.map(|reason| format!("{} {}", health.kind, reason.words()))
+    }
+
     /// Tells the metrics how the backplane is. Called every second, and when that has changed.
     pub(crate) fn tell_health(&mut self) -> Health {
         let now = self.backplane.health();

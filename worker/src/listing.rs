@@ -9,7 +9,7 @@ use baton_ipc::scoreboard::monotonic_ms;
 
 use crate::app::App;
 use crate::hub::Hub;
-use crate::metrics::Gauge;
+use crate::metrics::{Gauge, Single};
 use crate::slab::Connection;
 use crate::worker::Standing;
 
@@ -45,22 +45,27 @@ fn peer<S>(connection: &Connection<S>) -> Option<SocketAddr> {
 }
 
 /// The backplane as this worker sees it.
-pub(crate) fn backplane<A: App>(hub: &Hub<A>, slot: Slot, standing: &Standing) -> Answer {
+pub(crate) fn backplane<A: App>(hub: &mut Hub<A>, slot: Slot, standing: &Standing) -> Answer {
+    let health = hub.backplane.health();
     let lag_us = hub.metrics.row().gauge(Gauge::HeartbeatLag as usize).get();
+    let detail = |reason: &String| match health.detail.is_empty() {
+        true => reason.clone(),
+        false => format!("{reason}: {}", health.detail),
+    };
     Answer::Backplane(Box::new(BackplaneRow {
         slot,
-        kind: "embedded".to_owned(),
-        target: hub.settings.state_dir.display().to_string(),
+        kind: health.kind.to_owned(),
+        target: health.target.clone(),
         state: if standing.degraded.is_none() { Link::Up } else { Link::Down },
         since_seconds: monotonic_ms().saturating_sub(standing.since_ms) as f64 / 1000.0,
-        reason: standing.degraded.clone(),
-        latency_seconds: None,
+        reason: standing.degraded.as_ref().map(detail),
+        latency_seconds: health.latency.map(|latency| latency.as_secs_f64()),
         // 0: there was none yet.
         heartbeat_lag_seconds: (lag_us > 0).then_some(lag_us as f64 / 1e6),
-        lease_holder: None,
-        holds_lease: false,
-        pending: 0,
-        gaps: 0,
-        reconnects: 0,
+        lease_holder: health.lease_holder,
+        holds_lease: health.holds_lease,
+        pending: health.pending,
+        gaps: hub.metrics.single(Single::Gaps),
+        reconnects: health.reconnects,
     }))
 }

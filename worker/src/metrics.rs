@@ -281,6 +281,10 @@ impl Metrics {
         self.row().counter(SINGLE.first + single as usize).add(n);
     }
 
+    pub(crate) fn single(&self, single: Single) -> u64 {
+        self.row().counter(SINGLE.first + single as usize).get()
+    }
+
     pub(crate) fn gauge(&self, gauge: Gauge, value: u64) {
         self.row().gauge(gauge as usize).set(value);
     }

@@ -248,7 +248,7 @@ async fn answer<A: App>(shared: &Rc<Shared<A>>, question: Question) -> Answer {
             return listing::connections(&shared.hub.borrow(), shared.slot, *order, *limit);
         }
         Question::Backplane => {
-            return listing::backplane(&shared.hub.borrow(), shared.slot, &shared.standing.borrow());
+            return listing::backplane(&mut shared.hub.borrow_mut(), shared.slot, &shared.standing.borrow());
         }
         Question::Disconnect { session, relay: _ } => shared.hub.borrow_mut().disconnect(session),
         Question::Broadcast { text, relay: _ } => tasks::broadcast(shared, text).await,

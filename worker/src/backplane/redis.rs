@@ -19,6 +19,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use redis::Value;
 use tokio::sync::mpsc;
@@ -79,14 +80,14 @@ pub(crate) struct Redis {
 
 impl Redis {
     /// The two halves. Nothing is connected yet: until the driver says so, Redis is away.
-    pub(crate) fn new(host: Embedded, settings: &Settings, target: String, ttl: u64) -> Result<(Redis, Driver), Failure> {
+    pub(crate) fn new(host: Embedded, settings: &Settings, session_ttl: Duration) -> Result<(Redis, Driver), Failure> {
         // One at a time is under way.
         let (requests, to_commit) = mpsc::channel(1);
         let (announcements, to_announce) = mpsc::channel(ANNOUNCEMENTS);
-        let health = Rc::new(RefCell::new(Health::new("redis", target)));
+        let health = Rc::new(RefCell::new(Health::new("redis", format!("{} prefix {}", settings.address, settings.prefix))));
         let connector = crate::redis::Connector::new(settings)?;
         let cluster = connector.is_cluster();
-        let layout = Rc::new(Layout { prefix: settings.prefix.clone(), session_ttl: ttl, cluster });
+        let layout = Rc::new(Layout { prefix: settings.prefix.clone(), session_ttl: session_ttl.as_secs(), cluster });
         let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone());
         let redis = Redis {
             host,
@@ -275,6 +276,10 @@ impl Backplane for Redis {
             }
             Err(failure) => self.lose(failure),
         }
+    }
+
+    fn is_alone(&self) -> bool {
+        false
     }
 
     fn announce(&mut self, message: Message) -> Announced {

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{Response, json as answer};
 use crate::app::App;
 use crate::metrics::Gauge;
+use crate::redis::Reason;
 use crate::worker::Shared;
 
 pub(super) fn alive() -> Response {
@@ -29,6 +30,11 @@ pub(super) fn ready<A: App>(shared: &Shared<A>) -> Response {
             reasons.push("connection_limit");
         }
     }
+    // Clients are served all the same: no reason to take the service out of a rotation.
+    let away = serving().filter_map(|row| Reason::from_code(row.gauge(Gauge::DegradedWhy as usize).get()));
+    let mut degraded: Vec<String> = away.map(|reason| format!("redis: {}", reason.label())).collect();
+    degraded.sort();
+    degraded.dedup();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answer(status, &json!({ "ready": reasons.is_empty(), "reasons": reasons }))
+    answer(status, &json!({ "ready": reasons.is_empty(), "reasons": reasons, "degraded": degraded }))
 }

@@ -1,12 +1,15 @@
 //! `/status`: the generation in JSON, read off the scoreboard by whichever worker is asked.
 
-use baton_ipc::scoreboard::{COUNTER_MESSAGES, Cause, GAUGE_CONNECTIONS, State, monotonic_ms};
+use baton_ipc::Scoreboard;
+use baton_ipc::scoreboard::{COUNTER_MESSAGES, Cause, GAUGE_CONNECTIONS, Row, State, monotonic_ms};
 use hyper::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Response, json as answer};
 use crate::app::App;
+use crate::heartbeat::rfc3339;
 use crate::metrics::Gauge;
+use crate::redis::Reason;
 use crate::worker::Shared;
 
 pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
@@ -32,8 +35,7 @@ pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
             })
         })
         .collect();
-    let mut serving = board.rows().filter(|(_, row)| row.state() == State::Serving);
-    let store_ok = serving.all(|(_, row)| row.gauge(Gauge::StoreOk as usize).get() == 1);
+    let backplane = backplane(board, hub.backplane.is_alone());
     let value = json!({
         "color": hub.settings.color,
         "version": hub.settings.version,
@@ -42,8 +44,27 @@ pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
         "connections": connections,
         "messages": messages,
         "heartbeat_interval_seconds": hub.settings.heartbeat_interval.as_secs_f64(),
-        "backplane": { "kind": "embedded", "ok": store_ok },
+        "backplane": backplane,
         "workers": workers,
     });
     answer(StatusCode::OK, &value)
+}
+
+/// The backplane of the generation, as its workers see it.
+fn backplane(board: &Scoreboard, embedded: bool) -> Value {
+    let serving = || board.rows().map(|(_, row)| row).filter(|row| row.state() == State::Serving);
+    let gauge = |row: &Row<'_>, gauge: Gauge| row.gauge(gauge as usize).get();
+    let store_ok = serving().all(|row| gauge(&row, Gauge::StoreOk) == 1);
+    if embedded {
+        return json!({ "kind": "embedded", "ok": store_ok });
+    }
+    let away = serving().filter(|row| gauge(row, Gauge::Degraded) > 0).min_by_key(|row| gauge(row, Gauge::DegradedSince));
+    let reason = away.and_then(|row| Reason::from_code(gauge(&row, Gauge::DegradedWhy)));
+    json!({
+        "kind": "redis",
+        "ok": store_ok && away.is_none(),
+        "degraded_since": away.map(|row| rfc3339(gauge(&row, Gauge::DegradedSince))),
+        "reason": reason.map(Reason::label),
+        "pending": serving().map(|row| gauge(&row, Gauge::Pending)).max().unwrap_or(0),
+    })
 }

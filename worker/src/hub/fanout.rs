@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Hub;
 use crate::app::App;
+use crate::batch::Publication;
 use crate::frame::{self, Kind};
 use crate::metrics::{Errors, Messages, Single};
 use crate::slab::Phase;
@@ -72,15 +73,18 @@ impl<A: App> Hub<A> {
             if publications.is_empty() {
                 return;
             }
-            for publication in publications {
-                let mut text = Vec::new();
-                frame::append(&mut text, Kind::Text, publication.text.as_bytes());
-                let members = self.rooms.members(&publication.room);
-                let reached = members.into_iter().filter(|key| self.push(*key, &text)).count();
-                self.metrics.messages(Messages::Room, reached as u64);
-            }
-            self.settle();
+            publications.iter().for_each(|publication| self.deliver_to_room(publication));
         }
+    }
+
+    /// Gives one publication to those in its room.
+    pub(crate) fn deliver_to_room(&mut self, publication: &Publication) {
+        let mut text = Vec::new();
+        frame::append(&mut text, Kind::Text, publication.text.as_bytes());
+        let members = self.rooms.members(&publication.room);
+        let reached = members.into_iter().filter(|key| self.push(*key, &text)).count();
+        self.metrics.messages(Messages::Room, reached as u64);
+        self.settle();
     }
 
     /// Sends a frame that the client did not ask for. One that has too much waiting is closed instead.

@@ -1,18 +1,10 @@
 //! How the backplane stands, as this worker sees it, and that the supervisor hears when that changes.
 
-use std::rc::Rc;
-use std::time::Duration;
-
 use baton_ipc::messages::FromWorker;
 use baton_ipc::scoreboard::monotonic_ms;
-use tokio::task::spawn_local;
 
 use super::Shared;
 use crate::app::App;
-use crate::metrics::Gauge;
-
-/// How often it is looked at.
-const SECOND: Duration = Duration::from_secs(1);
 
 /// What is known of the backplane.
 #[derive(Debug)]
@@ -47,7 +39,7 @@ impl Standing {
 impl<A: App> Shared<A> {
     /// Notes how the backplane stands now: why it is degraded, in words, or that it is not. The supervisor hears of a
     /// change, or, if it does not read just now, at the next call.
-    pub(crate) fn backplane_stands(&self, degraded: Option<&str>) {
+    fn backplane_stands(&self, degraded: Option<&str>) {
         let mut standing = self.standing.borrow_mut();
         standing.note(degraded);
         if !standing.told {
@@ -56,23 +48,11 @@ impl<A: App> Shared<A> {
         }
     }
 
-    /// Looks at the store.
+    /// Looks at the backplane. Called every second, and when its line is there or lost.
     pub(super) fn look_at_backplane(&self) {
-        let well = self.hub.borrow().metrics.row().gauge(Gauge::StoreOk as usize).get() == 1;
-        self.backplane_stands((!well).then_some("the store refuses to count"));
+        let complaint = self.hub.borrow_mut().complaint();
+        self.backplane_stands(complaint.as_deref());
     }
-}
-
-/// Looks at the backplane every second, for as long as the worker lives.
-pub(super) fn watch<A: App>(shared: &Rc<Shared<A>>) {
-    let shared = Rc::downgrade(shared);
-    spawn_local(async move {
-        while let Some(shared) = shared.upgrade() {
-            shared.look_at_backplane();
-            drop(shared);
-            tokio::time::sleep(SECOND).await;
-        }
-    });
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use baton_ipc::scoreboard::monotonic_ms;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
+use tokio::time::timeout;
 
 use super::Shared;
 use super::upkeep::Upkeep;
@@ -15,7 +16,7 @@ use crate::frame::{self, Kind};
 use crate::heartbeat::{Beat, Beats, rfc3339, wall_ms};
 use crate::hub::{After, Audience};
 use crate::memory::Trimmer;
-use crate::metrics::{Gauge, Single};
+use crate::metrics::{Gauge, Heartbeats, Single};
 use crate::readable::Readable;
 
 /// How often a worker says that its loop turns, and looks at deadlines.
@@ -24,10 +25,17 @@ const SECOND: Duration = Duration::from_secs(1);
 /// So long turns may follow each other before HTTP, timers and the supervisor get theirs.
 const SLICE: Duration = Duration::from_millis(2);
 
+/// How long a heartbeat that is due is waited for, if another worker is to say so.
+const PATIENCE: Duration = Duration::from_millis(300);
+
 /// Handles of the standing tasks.
 pub(super) struct Tasks(Vec<JoinHandle<()>>);
 
 impl Tasks {
+    pub(super) fn add(&mut self, task: JoinHandle<()>) {
+        self.0.push(task);
+    }
+
     /// Ends them all.
     pub(super) async fn stop(self) {
         for task in &self.0 {
@@ -90,23 +98,37 @@ async fn publications<A: App>(shared: Rc<Shared<A>>, wake_up: Readable) {
     }
 }
 
+/// Heartbeats, at their time. With other hosts one worker of all says when that is; one that is not heard is not waited
+/// for.
 async fn heartbeats<A: App>(shared: Rc<Shared<A>>) {
+    let alone = shared.hub.borrow().backplane.is_alone();
     let mut beats = Beats::new(shared.hub.borrow().settings.heartbeat_interval, wall_ms());
+    let mut published = shared.beat.subscribe();
     loop {
-        match beats.at(wall_ms()) {
+        let heard = match beats.at(wall_ms()) {
             // Not longer than a second: the wall clock may be set meanwhile.
-            Beat::Wait(wait) => tokio::time::sleep(wait.min(SECOND)).await,
+            Beat::Wait(wait) => timeout(wait.min(SECOND), published.changed()).await.is_ok(),
             Beat::Now(at) => {
-                let text = shared.hub.borrow().app.heartbeat(&rfc3339(at));
-                if let Some(text) = text {
-                    fan_out(&shared, Kind::Text, text.as_bytes(), Audience::Heartbeat(at)).await;
-                }
-                let metrics = shared.hub.borrow().metrics.clone();
-                metrics.add(Single::Heartbeats, 1);
-                metrics.gauge(Gauge::HeartbeatLag, wall_ms().saturating_sub(at) * 1000);
+                let heard = !alone && timeout(PATIENCE, published.wait_for(|heard| *heard >= at)).await.is_ok();
+                send_beat(&shared, at, if heard { Heartbeats::Published } else { Heartbeats::Local }).await;
+                false
             }
+        };
+        let at = *published.borrow_and_update();
+        if heard && beats.heard(at, wall_ms()) {
+            send_beat(&shared, at, Heartbeats::Published).await;
         }
     }
+}
+
+async fn send_beat<A: App>(shared: &Rc<Shared<A>>, at: u64, source: Heartbeats) {
+    let text = shared.hub.borrow().app.heartbeat(&rfc3339(at));
+    if let Some(text) = text {
+        fan_out(shared, Kind::Text, text.as_bytes(), Audience::Heartbeat(at)).await;
+    }
+    let metrics = shared.hub.borrow().metrics.clone();
+    metrics.heartbeat(source);
+    metrics.gauge(Gauge::HeartbeatLag, wall_ms().saturating_sub(at) * 1000);
 }
 
 async fn pings<A: App>(shared: Rc<Shared<A>>, interval: Duration) {
@@ -152,10 +174,11 @@ async fn seconds<A: App>(shared: Rc<Shared<A>>) {
             }
             hub.metrics.gauge(Gauge::Handshakes, shared.handshakes.len() as u64);
             upkeep.tend(&mut hub);
-            if hub.draining && hub.connections.is_empty() {
-                shared.emptied.notify_one();
-            }
+            hub.work_off();
+            hub.tell_health();
+            shared.tell_if_emptied(&hub);
         }
+        shared.look_at_backplane();
         tokio::time::sleep(SECOND).await;
     }
 }
