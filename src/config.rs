@@ -82,7 +82,10 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Problems> {
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
-    config.supervisor.backplane = format!("embedded ({})", config.worker.state_dir.display());
+    config.supervisor.backplane = match &config.worker.redis {
+        Some(redis) => format!("redis ({}, prefix {})", redis.address, redis.prefix),
+        None => format!("embedded ({})", config.worker.state_dir.display()),
+    };
     Ok(Loaded { config, file: gathered.file, raw })
 }
 
@@ -124,6 +127,7 @@ impl Config {
                 state_dir: PathBuf::new(),
                 store_max_size: 0,
                 checkpoint_interval: Duration::ZERO,
+                redis: None,
                 ws_base_url: String::new(),
                 allowed_origins: Vec::new(),
                 retry_spread: Duration::ZERO,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use baton_ipc::{Inheritance, Scoreboard};
+use baton_worker::redis;
 use baton_worker::store::{self, LastMember, Membership};
 use baton_worker::{App, Hooks};
 
@@ -100,15 +101,48 @@ impl<A: App> baton_supervisor::Service for Runner<A> {
     }
 }
 
-/// Old and new workers live side by side during a reload, in one store, which they must open alike.
+/// Old and new workers live side by side during a reload, with one store, which they must open alike, and one Redis, where
+/// each must find what the others keep.
 fn allow_change(old: &Config, new: &Config) -> Result<(), String> {
     let (old, new) = (&old.worker, &new.worker);
-    let fixed =
-        [("state-dir", old.state_dir != new.state_dir), ("store-max-size", old.store_max_size != new.store_max_size)];
+    let redis = |differs: fn(&redis::Settings, &redis::Settings) -> bool| match (&old.redis, &new.redis) {
+        (Some(old), Some(new)) => differs(old, new),
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    let fixed = [
+        ("state-dir", old.state_dir != new.state_dir),
+        ("store-max-size", old.store_max_size != new.store_max_size),
+        ("redis-url", redis(|old, new| old.address != new.address)),
+        ("redis-ca-file", redis(|old, new| old.ca_file != new.ca_file)),
+        ("redis-prefix", redis(|old, new| old.prefix != new.prefix)),
+    ];
     match fixed.into_iter().find(|(_, changed)| *changed) {
         None => Ok(()),
         Some((name, _)) => {
             Err(format!("{name} cannot change while the service runs: nothing was changed, and it takes a new start"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_redis_only_the_time_it_may_take_changes_while_the_service_runs() {
+        let config = |key: &'static str, value: &str| {
+            let flags = [("redis-url", "redis://h"), ("runtime-dir", "/tmp"), ("state-dir", "/tmp"), (key, value)];
+            let flags = flags.map(|(key, value)| (key, vec![value.to_owned()])).into();
+            config::load(&Sources { flags, ..Sources::default() })
+                .unwrap_or_else(|problems| panic!("{problems}"))
+                .config
+        };
+        let old = config("redis-prefix", "baton");
+        assert_eq!(allow_change(&old, &config("redis-timeout", "100ms")), Ok(()));
+        for (key, value) in [("redis-url", "redis://h/1"), ("redis-url", "none"), ("redis-prefix", "other")] {
+            let refused = allow_change(&old, &config(key, value)).expect_err(key);
+            assert!(refused.starts_with(&format!("{key} cannot change")), "{refused}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use baton_ipc::MAX_SLOTS;
+use baton_worker::redis::Address;
 
 use super::key::{Applied, Group, Key, Variable, systemd_directory, variable};
 use super::values::{self, MAX_SOCKET_PATH, directory, duration, number, optional, size, word};
@@ -81,13 +82,42 @@ pub(crate) const KEYS: &[Key] = &[
     .derived(directories::state)
     .also(&[systemd_directory("STATE_DIRECTORY")])
     .help("Where the embedded store lives [default: /var/lib/baton, else $XDG_STATE_HOME/baton]"),
-    Key::one("redis-url", Sessions, "URL", |_, v| {
-        let refused = "none: this version has the embedded backplane only, so unset it (in the environment: REDIS_URL)";
-        if v == "none" { Ok(()) } else { Err(refused.to_owned()) }
+    // Before the other settings of Redis: they are set into what this one makes.
+    Key::one("redis-url", Sessions, "URL", |c, v| {
+        let address = optional(v, |text| text.parse::<Address>().map_err(|error| error.to_string()))?;
+        c.worker.redis = address.map(values::redis);
+        Ok(())
     })
     .also(&[variable("REDIS_URL")])
     .hidden()
-    .help("Redis as the backplane"),
+    .help("Redis as the backplane: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"),
+    Key::one("redis-ca-file", Sessions, "FILE", |c, v| {
+        let file = optional(v, values::ca_file)?;
+        if let Some(redis) = &mut c.worker.redis {
+            redis.ca_file = file;
+        }
+        Ok(())
+    })
+    .help("Who must have signed the certificate of Redis, as PEM; none: anybody whom this machine trusts"),
+    Key::one("redis-prefix", Sessions, "PREFIX", |c, v| {
+        let prefix = values::redis_prefix(v)?;
+        if let Some(redis) = &mut c.worker.redis {
+            redis.prefix = prefix;
+        }
+        Ok(())
+    })
+    .default("baton")
+    .help("What every key and channel in Redis begins with: one per service"),
+    Key::one("redis-timeout", Sessions, "DURATION", |c, v| {
+        // Clients wait for it, and are held up for less than a second.
+        let timeout = duration(v, Duration::from_millis(50)..=Duration::from_millis(900))?;
+        if let Some(redis) = &mut c.worker.redis {
+            redis.timeout = timeout;
+        }
+        Ok(())
+    })
+    .default("500ms")
+    .help("How long an answer of Redis may take before the service goes on without it"),
     Key::one("session-ttl", Sessions, "DURATION", |c, v| {
         // The store counts whole seconds.
         c.worker.session_ttl = duration(v, Duration::from_secs(1)..=DAY * 365)?;
@@ -249,6 +279,15 @@ pub(super) struct Check {
 }
 
 pub(super) const CHECKS: &[Check] = &[
+    Check {
+        keys: &["redis-ca-file", "redis-url"],
+        test: |c| match &c.worker.redis {
+            Some(redis) if redis.ca_file.is_some() && !redis.address.is_tls() => {
+                Err("none, unless redis-url begins with rediss: without it nothing is encrypted or checked".to_owned())
+            }
+            Some(_) | None => Ok(()),
+        },
+    },
     Check {
         keys: &["max-buffer-memory", "max-message-size"],
         test: |c| match c.worker.limits.max_buffer_memory >= c.worker.limits.max_message_size {

@@ -173,11 +173,63 @@ fn bounds_between_settings() {
 }
 
 #[test]
-fn redis_is_refused_in_a_sentence_that_tells_what_to_do_and_not_the_password() {
-    let told = refusals(&[], &[("REDIS_URL", "redis://:hunter2@h:6379/0")], "");
-    assert_eq!(told.len(), 1);
-    assert!(told[0].starts_with("redis-url = (hidden) (environment variable REDIS_URL)"), "{told:?}");
-    assert!(told[0].contains("embedded backplane only") && !told[0].contains("hunter2"));
+fn redis_is_told_where_it_is_and_whom_to_trust() {
+    assert_eq!(loaded(&[("redis-url", "none")], &[], "").worker.redis, None);
+    let config = loaded(&[], &[("REDIS_URL", "redis://:hunter2@h/2")], "");
+    let redis = config.worker.redis.clone().unwrap();
+    assert_eq!(redis.address, "redis://:hunter2@h:6379/2".parse().unwrap());
+    assert_eq!((redis.prefix.as_str(), redis.timeout, redis.ca_file), ("baton", Duration::from_millis(500), None));
+    assert_eq!(config.supervisor.backplane, "redis (redis://:***@h:6379/2, prefix baton)");
+    assert!(!format!("{config:?}").contains("hunter2"));
+
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    let write = |text: &str| std::fs::write(&ca, text).unwrap();
+    let flags = [("redis-url", "rediss://h"), ("redis-ca-file", ca.to_str().unwrap()), ("redis-timeout", "50ms")];
+    write(CERTIFICATE);
+    let redis = loaded(&flags, &[("BATON_REDIS_PREFIX", "a:b")], "redis-prefix = 'c'").worker.redis.unwrap();
+    assert_eq!((redis.prefix.as_str(), redis.timeout), ("a:b", Duration::from_millis(50)));
+    assert_eq!(redis.ca_file.as_ref(), Some(&ca));
+    // Without Redis it says nothing, and with a Redis that it could not protect it is a mistake.
+    assert_eq!(loaded(&flags[1..], &[], "").worker.redis, None);
+    let told = refusals(&flags[1..], &[("REDIS_URL", "redis://h")], "");
+    assert!(told[0].contains("allowed is none, unless redis-url begins with rediss"), "{told:?}");
+    write("no certificate");
+    let told = refusals(&flags, &[], "");
+    assert!(told[0].contains("a readable file of PEM certificates; ") && told[0].contains("holds no PEM"), "{told:?}");
+    write(&CERTIFICATE.replace("MII", "AAA"));
+    assert_eq!(refusals(&flags, &[], "").len(), 1);
+}
+
+/// Of somebody who has thrown the key away.
+const CERTIFICATE: &str = include_str!("tests/ca.pem");
+
+#[test]
+fn a_wrong_redis_is_refused_without_its_password() {
+    for (url, allowed) in [
+        (
+            "redis://:hunter2@h:0",
+            "ports are from 1 to 65535; without one and its colon it is 6379, of a sentinel 26379; or none",
+        ),
+        ("redis://:hunter2@", "a URL with the name or address of a host"),
+        ("redis://:hunter2@h/x", "the number of a database"),
+        ("redis://:hunter2@h?db=1", "a URL without ?"),
+        ("redis+sentinel://:hunter2@h", "redis+sentinel://HOST,HOST,…/MASTER"),
+        ("redis+cluster://:hunter2@h/1", "a cluster has database 0 only"),
+        ("hunter2", "a URL that begins with redis://"),
+    ] {
+        let told = refusals(&[], &[("REDIS_URL", url)], "");
+        assert_eq!(told.len(), 1, "{told:?}");
+        let begins = "redis-url = (hidden) (environment variable REDIS_URL): allowed is ";
+        assert!(told[0].starts_with(begins) && told[0].contains(allowed), "{told:?}");
+        assert!(!told[0].contains("hunter2"), "{told:?}");
+    }
+    // Each other value is judged by itself, with Redis and without.
+    for url in ["none", "redis://h", "wrong"] {
+        let flags =
+            [("redis-url", url), ("redis-prefix", "{a}"), ("redis-timeout", "1s"), ("redis-ca-file", "/dev/null")];
+        assert_eq!(refusals(&flags, &[], "").len(), if url == "wrong" { 4 } else { 3 });
+    }
 }
 
 #[test]

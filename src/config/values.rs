@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use baton_ipc::Endpoint;
+use baton_worker::redis;
 
 /// The longest path of a Unix socket: `sun_path` of unix(7) without its final NUL.
 pub(super) const MAX_SOCKET_PATH: usize = 107;
@@ -110,6 +111,28 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
         return Err("the path of a directory, and this is something else".to_owned());
     }
     Ok(path)
+}
+
+/// What a worker is told about a Redis at this address; other settings fill in the rest.
+pub(super) fn redis(address: redis::Address) -> redis::Settings {
+    redis::Settings { address, prefix: String::new(), timeout: Duration::ZERO, ca_file: None }
+}
+
+/// A file of certificates, made absolute as a directory is.
+pub(super) fn ca_file(text: &str) -> Result<PathBuf, String> {
+    const ALLOWED: &str = "a readable file of PEM certificates";
+    let path = std::path::absolute(text).map_err(|_| ALLOWED.to_owned())?;
+    redis::read_ca(&path).map_err(|reason| format!("{ALLOWED}; {reason}"))?;
+    Ok(path)
+}
+
+/// What keys may begin with. Braces would decide where a cluster keeps them (hash tags), which is not the prefix's to say.
+pub(super) fn redis_prefix(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    match (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        true => Ok(text.to_owned()),
+        false => Err("1 to 64 characters of A-Za-z0-9._:-".to_owned()),
+    }
 }
 
 /// Where to listen: `HOST:PORT` or `unix:PATH`.
@@ -279,6 +302,16 @@ mod tests {
         assert!(origin("https://example.org").is_ok() && origin("chrome-extension://abcdef").is_ok());
         for text in ["*", "", "https://example.org/", "example.org", "Https://x", "://x"] {
             assert!(origin(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn prefixes_leave_hash_tags_alone() {
+        for text in ["baton", "a", "Prod.eu-1:baton_x", &"x".repeat(64)] {
+            assert_eq!(redis_prefix(text), Ok(text.to_owned()));
+        }
+        for text in ["", "{baton}", "a b", "ä", "a*", &"x".repeat(65)] {
+            assert!(redis_prefix(text).is_err(), "{text}");
         }
     }
 

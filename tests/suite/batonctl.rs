@@ -179,7 +179,11 @@ async fn reload_takes_the_new_configuration_or_leaves_all_as_it_is() {
         "{said}"
     );
     assert_eq!(said.lines().count(), 1, "{said}");
-    for (fixed, name) in [("store-max-size = \"2GiB\"", "store-max-size"), ("color = \"green\"", "color")] {
+    for (fixed, name) in [
+        ("store-max-size = \"2GiB\"", "store-max-size"),
+        ("color = \"green\"", "color"),
+        ("redis-url = \"redis://127.0.0.1:1\"", "redis-url"),
+    ] {
         write(&format!("workers = 2\n{fixed}\n"));
         let said = ctl(&service, &["reload"], 1);
         assert!(said.contains(&format!("{name} cannot change while the service runs")), "{said}");

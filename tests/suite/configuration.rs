@@ -96,6 +96,9 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("max-message-size", "1MB", "a size in B, KiB"),
     ("max-output", "1KiB", "from 16KiB to 1GiB"),
     ("ping-interval", "never", "a duration with its unit, such as 500ms, 30s or 24h, from 100ms to 1d; or none"),
+    ("redis-ca-file", "/dev/null", "a readable file of PEM certificates; /dev/null holds no PEM certificate; or none"),
+    ("redis-prefix", "{baton}", "1 to 64 characters of A-Za-z0-9._:-"),
+    ("redis-timeout", "1s", "from 50ms to 900ms"),
     ("retry-spread", "11m", "from 0s to 10m"),
     ("runtime-dir", "/dev/null", "the path of a directory"),
     ("session-ttl", "24", "a duration with its unit"),
@@ -335,10 +338,20 @@ fn a_configuration_is_checked_without_starting_anything() {
 fn secrets_are_never_shown() {
     const SECRET: &str = "hunter2-hunter2";
     let place = Place::new();
-    let secret_url = format!("redis://:{SECRET}@127.0.0.1:6379/0");
-    let said = place.refused(place.command("run").env("SECRET_KEY", SECRET).env("REDIS_URL", &secret_url));
-    assert!(said.contains("redis-url = (hidden) (environment variable REDIS_URL)"), "{said}");
-    assert!(!said.contains(SECRET), "{said}");
+    for wrong in [format!("redis://:{SECRET}@127.0.0.1:port"), format!("redis://{SECRET}@h"), SECRET.to_owned()] {
+        let said = place.refused(place.command("run").env("SECRET_KEY", SECRET).env("REDIS_URL", wrong));
+        assert!(said.contains("redis-url = (hidden) (environment variable REDIS_URL): allowed is a URL"), "{said}");
+        assert!(!said.contains(SECRET), "{said}");
+    }
+    // Nobody listens there; it is not asked whether anybody does.
+    let url = format!("redis://:{SECRET}@127.0.0.1:1/0");
+    let file = place.file(format!("redis-url = '{url}'\n"));
+    for command in [place.command("run").env("REDIS_URL", &url), place.command("run").arg("--config").arg(&file)] {
+        let output = command.arg("--print-config").output().expect("baton runs");
+        let printed = text(&output.stdout);
+        assert!(printed.contains("# redis-url is set and not shown"), "{printed}");
+        assert!(!printed.contains(SECRET) && !text(&output.stderr).contains(SECRET), "{printed}");
+    }
     let file = place.file(format!("secret-key = '{SECRET}'\n"));
     for command in [place.command("run").env("SECRET_KEY", SECRET), place.command("run").arg("--config").arg(&file)] {
         let output = command.arg("--print-config").output().expect("baton runs");
@@ -346,9 +359,11 @@ fn secrets_are_never_shown() {
         assert!(printed.contains("# secret-key is set and not shown"), "{printed}");
         assert!(!printed.contains(SECRET) && !text(&output.stderr).contains(SECRET), "{printed}");
     }
-    let service = Builder::new().env("SECRET_KEY", SECRET).with("--log-level", "trace").start();
+    let builder = Builder::new().env("SECRET_KEY", SECRET).env("REDIS_URL", &url).with("--log-level", "trace");
+    let service = builder.start();
     let status = crate::harness::http::get(service.address, "/status").expect("an answer").body;
     assert!(!status.contains(SECRET) && !service.log().contains(SECRET));
+    assert_eq!(service.status().backplane, "redis (redis://:***@127.0.0.1:1/0, prefix baton)");
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | `connection` | the WebSocket protocol, sans I/O |
 //! | `batch` | what a turn gathers, to be committed together |
 //! | `backplane` | what workers share: counts and publications |
+//! | [`redis`] | where Redis is, and the connections to it |
 //! | [`store`] | the files of the embedded backplane, before anybody opens them |
 //! | [`app`] | what a service does with its messages |
 #![deny(unsafe_code)]
@@ -26,6 +27,7 @@ mod listing;
 mod memory;
 mod metrics;
 mod readable;
+pub mod redis;
 mod rooms;
 mod settings;
 mod slab;

@@ -22,6 +22,8 @@ pub struct Settings {
     pub store_max_size: u64,
     /// How often the embedded store is copied to a checkpoint that survives a power loss.
     pub checkpoint_interval: Duration,
+    /// Where Redis is, if it is the backplane; none: the embedded store is.
+    pub redis: Option<crate::redis::Settings>,
     /// What the test page dials, without a path: `ws://localhost:8000`.
     pub ws_base_url: String,
     /// Values of `Origin` that may upgrade; empty: any.
