@@ -129,8 +129,21 @@ impl Embedded {
             return Err(heed::Error::Mdb(MdbError::BadTxn).into());
         };
         let bus = Bus::open(log, peers, dir, (options.max_size / PAGE / BUS_SHARE) as usize)?;
-        let mut embedded =
-            Embedded { env, sessions, meta, deltas, journal, bus, options, data, allocated, map_size, board, slot, membership };
+        let mut embedded = Embedded {
+            env,
+            sessions,
+            meta,
+            deltas,
+            journal,
+            bus,
+            options,
+            data,
+            allocated,
+            map_size,
+            board,
+            slot,
+            membership,
+        };
         embedded.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.join(txn))?;
         Ok(embedded)
     }

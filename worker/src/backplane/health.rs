@@ -18,7 +18,7 @@ pub(crate) struct Health {
     /// Since when it is there, or away.
     pub(crate) since: Instant,
     /// How long it was away before that, altogether.
-    away_before: Duration,
+    pub(crate) away_before: Duration,
     /// How much of that the metrics know.
     pub(crate) told_away: Duration,
     /// Of the last commit.

@@ -84,7 +84,8 @@ impl Redis {
         // One at a time is under way.
         let (requests, to_commit) = mpsc::channel(1);
         let (announcements, to_announce) = mpsc::channel(ANNOUNCEMENTS);
-        let health = Rc::new(RefCell::new(Health::new("redis", format!("{} prefix {}", settings.address, settings.prefix))));
+        let health =
+            Rc::new(RefCell::new(Health::new("redis", format!("{} prefix {}", settings.address, settings.prefix))));
         let connector = crate::redis::Connector::new(settings)?;
         let cluster = connector.is_cluster();
         let layout = Rc::new(Layout { prefix: settings.prefix.clone(), session_ttl: session_ttl.as_secs(), cluster });
@@ -124,8 +125,9 @@ impl Redis {
         )?;
         if batch.is_empty() {
             // Nobody waits for this one: time for what others have left behind.
-            let left_behind = self.host.left_behind()?;
-            plan.before.extend(left_behind.into_iter().filter(|unit| !mine(&plan, unit)));
+            let left_behind = self.host.left_behind()?.into_iter();
+            let left_behind: Vec<Unit> = left_behind.filter(|unit| !mine(&plan, unit)).collect();
+            plan.before.extend(left_behind);
         }
         let before: Vec<Call> = plan.before.iter().cloned().map(Call::Commit).collect();
         let mut calls: Vec<Call> = plan.units.iter().map(|planned| Call::Commit(planned.unit.clone())).collect();
@@ -154,7 +156,12 @@ impl Redis {
     }
 
     /// Takes the answers to what was under way, in the order in which it was sent.
-    fn take(&mut self, flight: Flight, batch: &mut Batch, answers: Vec<Result<Value, Failure>>) -> Result<(), BackplaneError> {
+    fn take(
+        &mut self,
+        flight: Flight,
+        batch: &mut Batch,
+        answers: Vec<Result<Value, Failure>>,
+    ) -> Result<(), BackplaneError> {
         let mut answers = answers.into_iter();
         let mut lost = None;
         let mut answer = || match answers.next() {

@@ -58,7 +58,8 @@ fn backplane(board: &Scoreboard, embedded: bool) -> Value {
     if embedded {
         return json!({ "kind": "embedded", "ok": store_ok });
     }
-    let away = serving().filter(|row| gauge(row, Gauge::Degraded) > 0).min_by_key(|row| gauge(row, Gauge::DegradedSince));
+    let away =
+        serving().filter(|row| gauge(row, Gauge::Degraded) > 0).min_by_key(|row| gauge(row, Gauge::DegradedSince));
     let reason = away.and_then(|row| Reason::from_code(gauge(&row, Gauge::DegradedWhy)));
     json!({
         "kind": "redis",

@@ -12,8 +12,8 @@ use tokio::time::{sleep, timeout};
 use super::bus::{Message, Numbers};
 use super::script::{self, Layout, Scripts};
 use super::{Call, Stages};
-use crate::backplane::{Health, Settlement};
 use crate::backplane::embedded::ledger::{Unit, UnitId};
+use crate::backplane::{Health, Settlement};
 use crate::heartbeat::wall_ms;
 use crate::redis::{Connection, Connector, Failure, Reason, Subscription};
 

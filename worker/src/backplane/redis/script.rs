@@ -165,9 +165,13 @@ impl Layout {
         let mut command = Cmd::with_capacity(4 + 4 * unit.items.len() + 4, 64 * (unit.items.len() + 4));
         command.arg("EVALSHA").arg(&scripts.commit).arg(1 + unit.items.len());
         command.arg(self.source(unit.group, unit.id.source));
-        unit.items.iter().for_each(|item| drop(command.arg(self.session(&item.session))));
+        for item in &unit.items {
+            command.arg(self.session(&item.session));
+        }
         command.arg(unit.id.number).arg(REMEMBERED).arg(self.session_ttl);
-        unit.items.iter().for_each(|item| drop(command.arg(item.by).arg(item.floor)));
+        for item in &unit.items {
+            command.arg(item.by).arg(item.floor);
+        }
         command
     }
 
@@ -176,7 +180,7 @@ impl Layout {
         let mut command = cmd("EVALSHA");
         command.arg(&scripts.publish).arg(2).arg(self.bus(&format!("u:{:016x}", id.source))).arg(self.bus("number"));
         command.arg(id.number).arg(REMEMBERED).arg(self.publish()).arg(self.channel());
-        texts.iter().for_each(|text| drop(command.arg(text)));
+        command.arg(texts);
         command
     }
 
@@ -231,9 +235,8 @@ fn text(value: &Value) -> Option<String> {
 
 /// FNV-1a, whose value for a session must never change: it is in the name of its key.
 fn tag(session: &Key) -> u16 {
-    let hash = session.as_ref().iter().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash =
+        session.as_ref().iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     ((hash ^ (hash >> 16)) % u32::from(GROUPS)) as u16
 }
 
@@ -267,11 +270,10 @@ mod tests {
     #[test]
     fn answers_are_counts() {
         let value = |text: &str| Value::BulkString(text.into());
-        assert_eq!(counted(&value("3 -1 9007199254740993")), Some(Counted::Counts(vec![
-            Some(3),
-            None,
-            Some(9_007_199_254_740_993)
-        ])));
+        assert_eq!(
+            counted(&value("3 -1 9007199254740993")),
+            Some(Counted::Counts(vec![Some(3), None, Some(9_007_199_254_740_993)]))
+        );
         assert_eq!(counted(&value("")), Some(Counted::Counts(vec![])));
         assert_eq!(counted(&value("stale")), Some(Counted::Stale));
         assert_eq!((counted(&value("x")), counted(&Value::Nil)), (None, None));
