@@ -9,6 +9,7 @@ pub mod http;
 pub mod lmdb;
 pub mod mount;
 pub mod procfs;
+pub mod redis;
 pub mod runners;
 pub mod service;
 pub mod terminal;
@@ -20,6 +21,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use browser::Browser;
 pub use client::Client;
+pub use redis::Redis;
 pub use runners::Runners;
 pub use service::Service;
 

@@ -1,0 +1,3 @@
+//! Many hosts, one service: what they share by Redis, and what is noticed when it fails, which is nothing.
+
+mod lab;
