@@ -28,6 +28,14 @@ pub use service::Service;
 /// How long anything may take that should happen soon. Wide, since a test machine may be busy with other tests.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// A number for what is drawn at random, shown so that a failure can be repeated by setting it.
+pub fn seed() -> u64 {
+    let seed = std::env::var("BATON_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("BATON_TEST_SEED={seed}");
+    seed
+}
+
 /// Whether this test may become other users and mount file systems; otherwise it says that it is left out.
 pub fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();

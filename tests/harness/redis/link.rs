@@ -179,8 +179,9 @@ async fn pass(
     let mut bytes = vec![0; 64 * 1024];
     loop {
         let n = from.read(&mut bytes).await?;
-        // An end is held up by a cut, like anything else.
-        if wire.wait_for(|wire| wire.carries(number)).await.is_err() || n == 0 {
+        // An end is held up by a cut, like anything else; only what is lost for good waits for nothing.
+        let goes_on = |wire: &Wire| wire.carries(number) || n == 0 && number < wire.lost_before;
+        if wire.wait_for(goes_on).await.is_err() || n == 0 {
             return Ok(());
         }
         to.write_all(&bytes[..n]).await?;

@@ -55,15 +55,21 @@ impl Sentinel {
         format!("redis+sentinel://{}/{NAME}", addresses.join(","))
     }
 
-    /// Kills the master and waits until the replica has taken its place and all sentinels say so.
+    /// Kills the master and waits until the replica has taken its place.
     #[track_caller]
     pub fn fail_over(&mut self) {
         self.servers[0].kill();
-        let successor = self.servers[1].address;
-        let expected = format!("{}\n{}", successor.ip(), successor.port());
+        self.wait_successor();
+    }
+
+    /// Waits until the replica is the master, and all sentinels say so.
+    #[track_caller]
+    pub fn wait_successor(&self) {
+        let successor = &self.servers[1];
+        let expected = format!("{}\n{}", successor.address.ip(), successor.address.port());
         eventually("a new master", || {
             let say = |sentinel: &Redis| sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]) == expected;
-            (self.sentinels.iter().all(say) && self.servers[1].info("role") == "master").then_some(())
+            (self.sentinels.iter().all(say) && successor.info("role") == "master").then_some(())
         });
     }
 
@@ -71,6 +77,12 @@ impl Sentinel {
     #[track_caller]
     pub fn bring_back(&mut self) {
         self.servers[0].restart();
+        self.wait_demoted();
+    }
+
+    /// Waits until the old master follows the new one.
+    #[track_caller]
+    pub fn wait_demoted(&self) {
         eventually("the old master follows", || (self.servers[0].info("role") == "slave").then_some(()));
     }
 }
