@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use super::refusals::{fail_to_save, slow_to_load, that_saves};
 use crate::harness::redis::{Cluster, Cut, Link, Sentinel, Setup};
 use crate::harness::{Redis, SOON, eventually};
 
@@ -84,6 +85,36 @@ fn a_redis_with_tls_is_what_its_authority_says() {
     assert!(output.status.success(), "{output:?}");
     assert_ne!(ping(&mut dial(redis.address)).ok().as_deref(), Some("+PONG\r\n"), "without TLS");
     assert!(redis.url().starts_with("rediss://127."));
+}
+
+#[test]
+fn a_redis_that_refuses_does_so_with_the_words_that_are_meant() {
+    let said = |redis: &Redis| redis.try_ask(&["INCR", "count"]).expect_err("refused");
+    let redis = Redis::start();
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert!(said(&redis).starts_with("OOM "), "{}", said(&redis));
+    redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    redis.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert!(said(&redis).starts_with("READONLY "), "{}", said(&redis));
+
+    let redis = that_saves().start();
+    fail_to_save(&redis);
+    assert!(said(&redis).starts_with("MISCONF "), "{}", said(&redis));
+    redis.ask(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    assert_eq!(redis.ask(&["INCR", "count"]), "1");
+
+    let mut redis = slow_to_load();
+    redis.restart_slowly();
+    let mut answers = 0;
+    eventually("it has loaded", || match redis.try_ask(&["INCR", "count"]) {
+        Ok(_) => Some(()),
+        Err(error) => {
+            answers += u32::from(error.starts_with("LOADING "));
+            None
+        }
+    });
+    assert!(answers >= 3, "{answers} answers while it loaded");
+    assert_eq!(redis.ask(&["GET", "filler-20000"]), "20000");
 }
 
 #[test]
