@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
@@ -91,6 +91,46 @@ impl Client {
             }
         }
     }
+}
+
+/// The time of a heartbeat; none if it is another message.
+pub fn heartbeat(json: &Value) -> Option<SystemTime> {
+    let ts = json.get("ts")?.as_str().expect("text");
+    assert_eq!(json.as_object().map(serde_json::Map::len), Some(1), "{json}");
+    // RFC 3339 in UTC with milliseconds, and nothing else that would parse.
+    assert!(ts.len() == 24 && ts.ends_with('Z') && ts.as_bytes()[19] == b'.', "{ts}");
+    Some(humantime::parse_rfc3339(ts).unwrap_or_else(|error| panic!("{ts}: {error}")))
+}
+
+/// So many messages by these clients together, each with another number of them under way, from one to many: all
+/// counts that they were given, sorted. To none may they go backward.
+pub async fn count_together(clients: Vec<Client>, messages: usize) -> Vec<u64> {
+    let each = messages.div_ceil(clients.len());
+    let tasks = clients.into_iter().enumerate().map(|(index, mut client)| {
+        let messages = each.min(messages.saturating_sub(index * each));
+        let window = 1 + index * 7;
+        tokio::spawn(async move {
+            let mut counts = Vec::with_capacity(messages);
+            for sent in 0..messages {
+                client.send("one more").await;
+                if sent >= window {
+                    counts.push(client.count().await);
+                }
+            }
+            while counts.len() < messages {
+                counts.push(client.count().await);
+            }
+            counts
+        })
+    });
+    let mut all = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        let counts = task.await.expect("no panic");
+        assert!(counts.is_sorted_by(|a, b| a < b), "a count went backward");
+        all.extend(counts);
+    }
+    all.sort_unstable();
+    all
 }
 
 /// A client that writes bytes.

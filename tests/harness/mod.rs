@@ -9,6 +9,7 @@ pub mod http;
 pub mod lmdb;
 pub mod mount;
 pub mod procfs;
+pub mod redis;
 pub mod runners;
 pub mod service;
 pub mod terminal;
@@ -20,11 +21,20 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use browser::Browser;
 pub use client::Client;
+pub use redis::Redis;
 pub use runners::Runners;
 pub use service::Service;
 
 /// How long anything may take that should happen soon. Wide, since a test machine may be busy with other tests.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// A number for what is drawn at random, shown so that a failure can be repeated by setting it.
+pub fn seed() -> u64 {
+    let seed = std::env::var("BATON_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("BATON_TEST_SEED={seed}");
+    seed
+}
 
 /// Whether this test may become other users and mount file systems; otherwise it says that it is left out.
 pub fn is_root() -> bool {

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::procfs::is_alive;
-use super::{SOON, eventually, http, within};
+use super::{Client, Redis, SOON, eventually, http, within};
 
 /// What to start, and how. A clone starts another one in the same directory: after the first has ended, or beside it.
 #[derive(Clone)]
@@ -88,6 +88,15 @@ impl Builder {
     pub fn env(mut self, name: &str, value: impl ToString) -> Builder {
         self.env.push((name.into(), value.to_string()));
         self
+    }
+
+    /// Shares sessions and heartbeats by this Redis.
+    pub fn with_redis(self, redis: &Redis) -> Builder {
+        let builder = self.with("--redis-url", redis.url());
+        match redis.ca_file() {
+            Some(file) => builder.with("--redis-ca-file", file.display()),
+            None => builder,
+        }
     }
 
     /// A state directory that outlives the service.
@@ -254,6 +263,27 @@ impl Service {
     /// The URL that resumes a session.
     pub fn session_url(&self, session: &str) -> String {
         format!("{}?session_uuid={session}", self.url())
+    }
+
+    /// Connects to one session until every worker has a connection of it.
+    pub async fn connect_to_all_workers(&self, session: &str) -> Vec<Client> {
+        let mut clients = Vec::new();
+        loop {
+            for _ in 0..10 {
+                clients.push(Client::connect(&self.session_url(session)).await);
+            }
+            if self.status().slots.iter().all(|slot| slot.connections > 0) {
+                return clients;
+            }
+            assert!(clients.len() < 500, "some worker gets no connection: {:?}", self.status().slots);
+        }
+    }
+
+    /// One more message of a session, on a connection of its own: the count that comes back.
+    pub async fn count_one(&self, session: &str) -> u64 {
+        let mut client = Client::connect(&self.session_url(session)).await;
+        client.send("one more").await;
+        client.count().await
     }
 
     /// The directory that everything of the service is in.

@@ -7,83 +7,18 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, EnvFlags, EnvOpenOptions};
 use nix::sys::signal::{Signal, kill};
 
-use crate::harness::client::Raw;
+use crate::harness::client::{Raw, count_together};
+use crate::harness::runners::{check_totals, sessions};
 use crate::harness::service::Builder;
-use crate::harness::{Client, Runners, Service, eventually, eventually_async, private_address};
-
-/// Connects to one session until every worker has a connection of it.
-async fn connections_on_all_workers(service: &Service, session: &str) -> Vec<Client> {
-    let mut clients = Vec::new();
-    loop {
-        for _ in 0..10 {
-            clients.push(Client::connect(&service.session_url(session)).await);
-        }
-        if service.status().slots.iter().all(|slot| slot.connections > 0) {
-            return clients;
-        }
-        assert!(clients.len() < 500, "some worker gets no connection: {:?}", service.status().slots);
-    }
-}
+use crate::harness::{Client, Runners, Service, eventually, eventually_async, private_address, seed};
 
 #[tokio::test]
 async fn one_session_on_all_workers_gets_every_count_once() {
     const MESSAGES: usize = 10_000;
     let service = Service::start(&[]);
-    let clients = connections_on_all_workers(&service, "shared").await;
-    let each = MESSAGES.div_ceil(clients.len());
-    let tasks = clients.into_iter().enumerate().map(|(index, mut client)| {
-        let messages = each.min(MESSAGES.saturating_sub(index * each));
-        // From one at a time to all that fit.
-        let window = 1 + index * 7;
-        tokio::spawn(async move {
-            let mut counts = Vec::with_capacity(messages);
-            for sent in 0..messages {
-                client.send("one more").await;
-                if sent >= window {
-                    counts.push(client.count().await);
-                }
-            }
-            while counts.len() < messages {
-                counts.push(client.count().await);
-            }
-            counts
-        })
-    });
-    let mut all = Vec::new();
-    for task in tasks.collect::<Vec<_>>() {
-        let counts = task.await.expect("no panic");
-        assert!(counts.is_sorted_by(|a, b| a < b), "a count went backward");
-        all.extend(counts);
-    }
-    all.sort_unstable();
-    assert_eq!(all, (1..=MESSAGES as u64).collect::<Vec<_>>());
+    let clients = service.connect_to_all_workers("shared").await;
+    assert_eq!(count_together(clients, MESSAGES).await, (1..=MESSAGES as u64).collect::<Vec<_>>());
     assert_eq!(service.metric("backplane_increments_total"), MESSAGES as f64);
-}
-
-/// Names of sessions: some of one client each, and one that many share.
-fn sessions() -> impl Iterator<Item = String> {
-    (0..8).map(|n| format!("own-{n}")).chain((0..8).map(|_| "shared".to_owned()))
-}
-
-/// What is in the store is at least what was answered, and at most what was sent.
-async fn check_totals(service: &Service, runners: &Runners) {
-    let sessions: Vec<String> = runners.book().counts.keys().cloned().collect();
-    for session in sessions {
-        let mut client = Client::connect(&service.session_url(&session)).await;
-        client.send("the last one").await;
-        let total = client.count().await - 1;
-        let book = runners.book();
-        let (highest, sent) = (book.highest(&session), book.sent[&session]);
-        assert!(highest <= total, "{session}: {highest} was given, {total} are kept");
-        assert!(total <= sent, "{session}: {total} were counted, {sent} sent");
-    }
-}
-
-fn seed() -> u64 {
-    let seed = std::env::var("BATON_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("BATON_TEST_SEED={seed}");
-    seed
 }
 
 #[tokio::test]
@@ -111,7 +46,7 @@ async fn no_count_is_lost_or_doubled_while_workers_are_killed() {
         eprintln!("{} counts, {} lost connections, {} lost handshakes", book.total(), book.lost, book.unanswered);
         assert!(book.lost >= 24, "the kills were not felt");
     }
-    check_totals(&service, &runners).await;
+    check_totals(&service, &[&runners]).await;
     let deaths: u64 = service.status().slots.iter().map(|slot| slot.restarts).sum();
     assert_eq!(deaths, 24);
 }
@@ -134,7 +69,7 @@ async fn no_count_is_lost_or_doubled_when_everything_is_killed_at_once() {
         service = again.start();
         eprintln!("serving again after {:?}", begun.elapsed());
     }
-    check_totals(&service, &runners).await;
+    check_totals(&service, &[&runners]).await;
 }
 
 /// How many sessions the store holds.

@@ -18,7 +18,7 @@ fn chat() -> Service {
 }
 
 /// A guest, named and in a room.
-async fn guest(service: &Service, nick: &str, room: &str) -> Client {
+pub(crate) async fn guest(service: &Service, nick: &str, room: &str) -> Client {
     let mut client = Client::connect(&service.session_url(nick)).await;
     assert_eq!(client.json().await["room"], "lobby", "the welcome");
     client.send(&format!("/nick {nick}")).await;
@@ -29,7 +29,7 @@ async fn guest(service: &Service, nick: &str, room: &str) -> Client {
 }
 
 /// Each says so much at once; what each has heard, in order, when all has been said.
-async fn talk(guests: &mut [Client], each: usize) -> Vec<Vec<Value>> {
+pub(crate) async fn talk(guests: &mut [Client], each: usize) -> Vec<Vec<Value>> {
     let total = guests.len() * each;
     let heard = guests.iter_mut().map(async |client| {
         for n in 0..each {
@@ -50,7 +50,7 @@ fn line(room: &str, from: &str, n: usize) -> Value {
 
 /// Everyone has heard every line once, in the same order, and nobody's lines out of order.
 #[track_caller]
-fn assert_all_heard(heard: &[Vec<Value>], room: &str, nicks: &[String], each: usize) {
+pub(crate) fn assert_all_heard(heard: &[Vec<Value>], room: &str, nicks: &[String], each: usize) {
     for (index, other) in heard.iter().enumerate() {
         assert!(other == &heard[0], "guest {index} has heard another order than the first");
     }
@@ -66,7 +66,7 @@ fn slots(service: &Service, nicks: &[String]) -> BTreeSet<u16> {
     rows.iter().filter(|row| nicks.contains(&row.session_uuid)).map(|row| row.slot).collect()
 }
 
-fn names(prefix: &str, n: usize) -> Vec<String> {
+pub(crate) fn names(prefix: &str, n: usize) -> Vec<String> {
     (0..n).map(|n| format!("{prefix}{n}")).collect()
 }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::harness::client::{Raw, frame, handshake, soon};
+use crate::harness::runners::check_totals;
 use crate::harness::service::Builder;
 use crate::harness::{Client, Runners, Service, eventually, eventually_async, private_address, procfs, within};
 
@@ -286,11 +287,15 @@ async fn hup_replaces_every_worker_and_refuses_nobody() {
     .await;
     service.wait_log("reload is done");
     runners.everyone_gets(10).await;
-    runners.stop().await;
+    runners.finish().await;
     stop_connecting(connecting).await;
-    let book = runners.book();
-    assert_eq!((book.lost, book.unanswered), (0, 0), "connections ended without a goodbye");
-    assert!(book.byes >= 16, "{} goodbyes", book.byes);
+    {
+        let book = runners.book();
+        assert_eq!((book.lost, book.unanswered), (0, 0), "connections ended without a goodbye");
+        assert!(book.byes >= 16, "{} goodbyes", book.byes);
+        assert_eq!(book.answered, book.sent);
+    }
+    check_totals(&service, &[&runners]).await;
     assert_eq!(service.metric("worker_restarts_total{cause=\"requested\"}"), 4.0);
     assert!(service.status().slots.iter().all(|row| row.restarts == 0));
 }

@@ -15,5 +15,6 @@ mod floods;
 mod http;
 mod page;
 mod protocol;
+mod redis;
 mod shutdown;
 mod store;

@@ -15,14 +15,7 @@ fn on(state_dir: &Path) -> Builder {
     Builder::new().with("--workers", 2).with("--store-max-size", "64MiB").state_dir(state_dir)
 }
 
-/// One more message of this session, on a connection of its own: the count that comes back.
-async fn count(service: &Service, session: &str) -> u64 {
-    let mut client = Client::connect(&service.session_url(session)).await;
-    client.send("x").await;
-    client.count().await
-}
-
-/// As many messages as that.
+/// So many messages of this session, on a connection of its own: each gets its number.
 async fn count_to(service: &Service, session: &str, n: u64) {
     let mut client = Client::connect(&service.session_url(session)).await;
     for expected in 1..=n {

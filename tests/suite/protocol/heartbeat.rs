@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 
+use crate::harness::client::heartbeat;
 use crate::harness::{Client, Service, eventually};
 
 const BEATS: usize = 4;
@@ -23,7 +24,7 @@ async fn every_connection_on_every_worker_gets_the_same_beats_once() {
     let quiet = join_all(clients.iter_mut().map(async |client| {
         let mut beats = Vec::new();
         for _ in 0..BEATS {
-            beats.push(beat(&client.json().await).expect("nothing but heartbeats"));
+            beats.push(heartbeat(&client.json().await).expect("nothing but heartbeats"));
         }
         beats
     }));
@@ -34,7 +35,7 @@ async fn every_connection_on_every_worker_gets_the_same_beats_once() {
             let mut answered = false;
             while !answered {
                 let json = busy.json().await;
-                match beat(&json) {
+                match heartbeat(&json) {
                     Some(beat) => beats.push(beat),
                     None => {
                         n += 1;
@@ -60,13 +61,4 @@ async fn every_connection_on_every_worker_gets_the_same_beats_once() {
     // The same on all: each saw four in a row, and there is one that all of them saw.
     let (first, last) = (all.iter().map(|beats| beats[0]).max(), all.iter().map(|beats| beats[BEATS - 1]).min());
     assert!(first <= last, "{all:?}");
-}
-
-/// The time of a heartbeat; none if it is another message.
-fn beat(json: &serde_json::Value) -> Option<SystemTime> {
-    let ts = json.get("ts")?.as_str().expect("text");
-    assert_eq!(json.as_object().map(serde_json::Map::len), Some(1), "{json}");
-    // RFC 3339 in UTC with milliseconds, and nothing else that would parse.
-    assert!(ts.len() == 24 && ts.ends_with('Z') && ts.as_bytes()[19] == b'.', "{ts}");
-    Some(humantime::parse_rfc3339(ts).unwrap_or_else(|error| panic!("{ts}: {error}")))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{count, count_to, on, refused};
+use super::{count_to, on, refused};
 use crate::harness::lmdb::count_in;
 use crate::harness::service::Builder;
 use crate::harness::{Service, eventually};
@@ -43,7 +43,7 @@ impl Left {
         left.wait_for_checkpoint(3);
         service.kill_all();
         let mut service = left.builder().with("--checkpoint-interval", "60s").start();
-        assert_eq!((count(&service, "abc").await, count(&service, "abc").await), (4, 5));
+        assert_eq!((service.count_one("abc").await, service.count_one("abc").await), (4, 5));
         service.kill_all();
         assert_eq!(left.in_checkpoint(), Some(3));
         left
@@ -120,11 +120,11 @@ async fn a_damaged_store_starts_from_its_checkpoint() {
         let line = warning(&service, &words);
         let kept = line["message"].as_str().and_then(|text| text.rsplit_once(' ')).expect("a path").1;
         assert!(Path::new(kept).exists(), "{harm}: {line}");
-        assert_eq!(count(&service, "abc").await, 4, "{harm}: 3 were in the checkpoint");
+        assert_eq!(service.count_one("abc").await, 4, "{harm}: 3 were in the checkpoint");
         assert_eq!(service.stop().code(), Some(0));
         let service = left.builder().start();
         assert_eq!(service.wait_log("the store was left in good order")["level"], "INFO");
-        assert_eq!(count(&service, "abc").await, 5, "{harm}");
+        assert_eq!(service.count_one("abc").await, 5, "{harm}");
     }
 }
 
@@ -167,7 +167,7 @@ async fn any_page_may_be_hit() {
         let found = service.log().contains("from a checkpoint");
         damaged += usize::from(found);
         // A page that is free or old says nothing about counts.
-        assert_eq!(count(&service, "abc").await, if found { 4 } else { 6 }, "page {page}");
+        assert_eq!(service.count_one("abc").await, if found { 4 } else { 6 }, "page {page}");
         assert_eq!(service.worker_pids(), pids, "page {page}");
     }
     assert!(damaged >= 3, "the head, and the roots at least: {damaged} of {pages}");
@@ -179,12 +179,12 @@ async fn after_a_power_loss_it_starts_from_the_checkpoint() {
     left.lose_power();
     let mut service = left.builder().start();
     warning(&service, &["from a checkpoint", " s old", "the machine went down while the store was in use", "unclean"]);
-    assert_eq!(count(&service, "abc").await, 4);
+    assert_eq!(service.count_one("abc").await, 4);
     // Only a loss of power is one.
     service.kill_all();
     let service = left.builder().start();
     service.wait_log("the last run was killed, but the store is whole and nothing is lost");
-    assert_eq!(count(&service, "abc").await, 5);
+    assert_eq!(service.count_one("abc").await, 5);
 }
 
 #[tokio::test]
@@ -193,7 +193,7 @@ async fn a_power_loss_before_the_first_checkpoint_costs_everything_and_is_told()
     left.lose_power();
     let service = left.builder().start();
     warning(&service, &["starts empty", "before the first checkpoint", "is kept as"]);
-    assert_eq!(count(&service, "abc").await, 1);
+    assert_eq!(service.count_one("abc").await, 1);
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn a_clean_stop_is_trusted_on_any_boot() {
     fs::write(dir.path().join("boot"), ANOTHER_BOOT).expect("a file");
     let service = on(dir.path()).start();
     service.wait_log("the store was left in good order and is whole");
-    assert_eq!(count(&service, "abc").await, 6);
+    assert_eq!(service.count_one("abc").await, 6);
 }
 
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn checkpoints_follow_what_is_counted() {
     let left = Left { dir: tempfile::tempdir().expect("a temporary directory") };
     let service = left.builder().with("--checkpoint-interval", "1s").start();
     for expected in 1..=3 {
-        assert_eq!(count(&service, "abc").await, expected);
+        assert_eq!(service.count_one("abc").await, expected);
         left.wait_for_checkpoint(expected);
     }
     assert!(!left.file("checkpoint.tmp").exists());

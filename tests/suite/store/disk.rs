@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::{count, count_to, on, refused};
+use super::{count_to, on, refused};
 use crate::harness::lmdb::grow_to;
 use crate::harness::mount::Mount;
 use crate::harness::service::Builder;
@@ -74,8 +74,8 @@ async fn a_full_disk_takes_nothing_back_and_is_survived() {
     // Space again: it is noticed without a client's message, which nobody sends to a service that is not ready.
     fs::remove_file(filler).expect("a file");
     service.wait_ready();
-    assert_eq!(count(&service, "abc").await, 4, "what was refused was not counted, what was counted is there");
-    assert_eq!(count(&service, "other-0").await, 1);
+    assert_eq!(service.count_one("abc").await, 4, "what was refused was not counted, what was counted is there");
+    assert_eq!(service.count_one("other-0").await, 1);
     assert_eq!(lines(&service, "the store counts again").len(), told.len());
     eventually("status tells it", || service.status().backplane_degraded.is_none().then_some(()));
     assert_eq!(service.ctl(&["backplane"]).status.code(), Some(0));
@@ -102,7 +102,7 @@ async fn a_store_at_its_allowed_size_goes_on_when_sessions_expire() {
     assert!(told["error"].as_str().is_some_and(|error| error.contains("has reached its allowed 4194304 bytes")));
     // What has filled it expires, is swept, and its pages are used again.
     service.wait_ready();
-    assert_eq!(count(&service, "new").await, 1);
+    assert_eq!(service.count_one("new").await, 1);
     for expected in 2..=100 {
         kept.send("x").await;
         assert_eq!(kept.count().await, expected, "a session that is in use does not expire");

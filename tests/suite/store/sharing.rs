@@ -4,7 +4,7 @@ use std::fs;
 
 use futures_util::future::join_all;
 
-use super::{count, count_to, on};
+use super::{count_to, on};
 use crate::harness::{Client, Service, eventually};
 
 /// Counts of one session, from clients of several services at once.
@@ -37,7 +37,7 @@ async fn two_generations_share_sessions() {
     // Who leaves does not take the store along, nor call it clean.
     assert_eq!(blue.stop().code(), Some(0));
     assert!(!dir.path().join("clean").exists());
-    assert_eq!(count(&green, "abc").await, 811);
+    assert_eq!(green.count_one("abc").await, 811);
     let blue = on(dir.path()).start();
     blue.wait_log("the store is in use");
     assert_eq!(counts(&[&green, &blue], "abc", 4, 50).await, (812..=1011).collect::<Vec<u64>>());
@@ -81,7 +81,7 @@ async fn a_store_that_is_taken_away_ends_nobody_and_is_not_made_anew() {
             }
         }
         for expected in 2..=10 {
-            assert_eq!(count(&service, "abc").await, expected, "the workers have it still");
+            assert_eq!(service.count_one("abc").await, expected, "the workers have it still");
         }
         if whole {
             service.wait_log("the checkpoint failed");
@@ -96,7 +96,7 @@ async fn a_store_that_is_taken_away_ends_nobody_and_is_not_made_anew() {
         });
         assert!(cause.contains("data.mdb") || cause.contains("users.lock"), "{cause}");
         for expected in 11..=30 {
-            assert_eq!(count(&service, "abc").await, expected);
+            assert_eq!(service.count_one("abc").await, expected);
         }
         assert!(!service.log().contains("panicked"));
         let status = service.stop();
