@@ -109,8 +109,8 @@ pub(crate) const KEYS: &[Key] = &[
     .default("baton")
     .help("What every key and channel in Redis begins with: one per service"),
     Key::one("redis-timeout", Sessions, "DURATION", |c, v| {
-        // Clients wait for it, and are held up for less than a second.
-        let timeout = duration(v, Duration::from_millis(50)..=Duration::from_millis(900))?;
+        // Clients wait for it, once when Redis falls silent.
+        let timeout = duration(v, Duration::from_millis(50)..=Duration::from_secs(10))?;
         if let Some(redis) = &mut c.worker.redis {
             redis.timeout = timeout;
         }

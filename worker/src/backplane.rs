@@ -73,6 +73,11 @@ pub(crate) trait Backplane {
         Ok(())
     }
 
+    /// How many messages that were answered before were brought to the others since this was last asked.
+    fn take_merged(&mut self) -> u64 {
+        0
+    }
+
     /// Nothing is under way, and nothing waits: time to note what could wait.
     fn rest(&mut self) {}
 

@@ -432,6 +432,7 @@ impl<A: App> Hub<A> {
             self.backplane.rest();
             self.work_off();
         }
+        self.metrics.add(Single::Merged, self.backplane.take_merged());
         self.settle();
     }
 
@@ -490,7 +491,6 @@ impl<A: App> Hub<A> {
         let before = self.told.take().unwrap_or_else(|| Health::new(now.kind, String::new()));
         self.metrics.add(Single::Reconnects, now.reconnects - before.reconnects);
         self.metrics.add(Single::Resubscribed, now.resubscribed - before.resubscribed);
-        self.metrics.add(Single::Merged, now.merged - before.merged);
         let away = now.away_for().saturating_sub(before.told_away);
         self.metrics.add(Single::DegradedMs, away.as_millis() as u64);
         self.metrics.gauge(Gauge::Pending, now.pending);

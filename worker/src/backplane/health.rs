@@ -33,8 +33,6 @@ pub(crate) struct Health {
     pub(crate) resubscribed: u64,
     /// Messages counted on this host that it does not have yet.
     pub(crate) pending: u64,
-    /// Messages counted on this host that this worker has brought there.
-    pub(crate) merged: u64,
 }
 
 impl Health {
@@ -53,7 +51,6 @@ impl Health {
             reconnects: 0,
             resubscribed: 0,
             pending: 0,
-            merged: 0,
         }
     }
 

@@ -24,11 +24,10 @@ use std::time::Duration;
 use redis::Value;
 use tokio::sync::mpsc;
 
-use super::embedded::ledger::{Plan, Unit, UnitId};
+use super::embedded::ledger::{Answered, Plan, Unit, UnitId};
 use super::{Announced, Backplane, BackplaneError, Embedded, Health, Progress, Settlement};
 use crate::batch::{Batch, Publication};
 use crate::redis::{Failure, Settings};
-use crate::token::Key;
 use script::{Counted, Layout};
 
 pub(crate) use bus::Message;
@@ -73,8 +72,8 @@ pub(crate) struct Redis {
     announcements: mpsc::Sender<Message>,
     under_way: Option<Flight>,
     /// Answers that the ledger does not know yet: they go into its next transaction.
-    confirmed: Vec<(Key, u64)>,
-    /// Messages merged that were answered before.
+    answered: Vec<Answered>,
+    /// Messages brought to Redis that were answered before.
     merged: u64,
 }
 
@@ -99,7 +98,7 @@ impl Redis {
             requests,
             announcements,
             under_way: None,
-            confirmed: Vec::new(),
+            answered: Vec::new(),
             merged: 0,
         };
         Ok((redis, driver))
@@ -112,17 +111,18 @@ impl Redis {
 
     /// Makes what is to be sent of a batch. None: nothing is.
     fn plan(&mut self, batch: &Batch) -> Result<Option<(Flight, Stages)>, BackplaneError> {
-        let confirmed = std::mem::take(&mut self.confirmed);
         let (layout, source) = (self.layout.clone(), &mut self.source);
-        let mut plan = self.host.plan(
+        let (mut plan, merged) = self.host.plan(
             &batch.increments,
-            &confirmed,
+            &self.answered,
             |session| layout.group(session),
             || {
                 source.number += 1;
                 *source
             },
         )?;
+        self.merged += merged;
+        self.answered.clear();
         if batch.is_empty() {
             // Nobody waits for this one: time for what others have left behind.
             let left_behind = self.host.left_behind()?.into_iter();
@@ -173,25 +173,22 @@ impl Redis {
             None => None,
         };
         let mut outcome = Ok(());
-        for unit in &flight.plan.before {
+        for unit in flight.plan.before {
             // Without an answer it stays in the journal.
-            let Some(counted) = answer() else { continue };
-            outcome = outcome.and(self.host.merged(unit, known(&counted).as_deref()).map(|n| self.merged += n));
+            match answer() {
+                Some(Counted::Counts(counts)) => self.answered.push((unit, Some(known(&counts)))),
+                Some(Counted::Stale) => self.answered.push((unit, None)),
+                None => {}
+            }
         }
-        for planned in &flight.plan.units {
+        for planned in flight.plan.units {
             // Stale could only be one that was sent before, and these are new.
             let Some(Counted::Counts(counts)) = answer() else {
-                outcome = outcome.and(self.host.keep(planned, &mut batch.increments));
+                outcome = outcome.and(self.host.keep(&planned, &mut batch.increments));
                 continue;
             };
             planned.answer(&counts, &mut batch.increments);
-            if planned.is_journaled() {
-                let known = known(&Counted::Counts(counts));
-                outcome = outcome.and(self.host.merged(&planned.unit, known.as_deref()).map(|n| self.merged += n));
-            } else {
-                let sessions = planned.unit.items.iter().map(|item| item.session);
-                self.confirmed.extend(sessions.zip(&counts).filter_map(|(session, count)| Some((session, (*count)?))));
-            }
+            self.answered.push((planned.unit, Some(known(&counts))));
         }
         if flight.publications > 0
             && let Some(Err(failure)) = answers.next()
@@ -208,11 +205,8 @@ impl Redis {
 }
 
 /// The counts of sessions, 0 for those that have none.
-fn known(counted: &Counted) -> Option<Vec<u64>> {
-    match counted {
-        Counted::Counts(counts) => Some(counts.iter().map(|count| count.unwrap_or(0)).collect()),
-        Counted::Stale => None,
-    }
+fn known(counts: &[Option<u64>]) -> Vec<u64> {
+    counts.iter().map(|count| count.unwrap_or(0)).collect()
 }
 
 /// Whether a unit is on its way with this plan already.
@@ -254,14 +248,20 @@ impl Backplane for Redis {
     }
 
     fn rest(&mut self) {
-        let confirmed = std::mem::take(&mut self.confirmed);
-        if confirmed.is_empty() {
+        if self.answered.is_empty() {
             return;
         }
-        if let Err(error) = self.host.confirm(&confirmed) {
-            tracing::warn!(%error, "the ledger does not know of the last counts");
-            self.confirmed = confirmed;
+        match self.host.note(&self.answered) {
+            Ok(merged) => {
+                self.merged += merged;
+                self.answered.clear();
+            }
+            Err(error) => tracing::warn!(%error, "the ledger does not know of the last counts"),
         }
+    }
+
+    fn take_merged(&mut self) -> u64 {
+        std::mem::take(&mut self.merged)
     }
 
     fn has_backlog(&mut self) -> bool {
@@ -299,7 +299,6 @@ impl Backplane for Redis {
     fn health(&mut self) -> Health {
         let mut health = self.health.borrow().clone();
         health.pending = self.host.unmerged().unwrap_or(0);
-        health.merged = self.merged;
         health
     }
 

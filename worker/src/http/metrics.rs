@@ -8,6 +8,8 @@ use crate::metrics::encode;
 use crate::worker::Shared;
 
 pub(super) fn metrics<A: App>(shared: &Shared<A>) -> Response {
+    // The others tell it every second.
+    shared.hub.borrow_mut().tell_health();
     let hub = shared.hub.borrow();
     let (text, content_type) = encode(hub.metrics.board(), &hub.settings.color, hub.settings.version);
     with_body(StatusCode::OK, content_type, text)

@@ -13,6 +13,8 @@ use crate::redis::Reason;
 use crate::worker::Shared;
 
 pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
+    // The others tell it every second.
+    shared.hub.borrow_mut().tell_health();
     let hub = shared.hub.borrow();
     let (board, now) = (hub.metrics.board(), monotonic_ms());
     let seconds_since = |ms: u64| if ms == 0 { 0.0 } else { now.saturating_sub(ms) as f64 / 1000.0 };

@@ -4,18 +4,21 @@
 //! leaves it whole. Three numbers of a session matter:
 //!
 //! - `confirmed`: what Redis has last said. It may lose its memory; it is not believed below this.
-//! - `unmerged`: messages that were counted and answered here while Redis was away. They are *open*, or *sealed* into a
-//!   unit of the journal that may have reached Redis.
 //! - `count`: the highest count that may have been shown here. It covers what is on its way, so that a worker which has
 //!   lost Redis and one which has not never show the same.
+//! - its *delta*: messages that were counted and answered here while Redis was away. They are *open*, or *sealed* into a
+//!   unit.
 //!
-//! A [`Unit`] is what Redis applies whole and only once, however often it is told: it remembers the unit's id and
-//! answer. So whoever finds a sealed unit may send it again, also after the death of who began it.
+//! A [`Unit`] is what Redis applies whole and only once, however often it is told: it remembers the unit's id and answer.
+//! Each is in the *journal* from before it is sent until its answer is noted. So whoever finds one there may send it
+//! again, and does, after the death of who began it: a message that is on its way is counted once, be it that it arrives
+//! late, twice, or not at all.
 //!
-//! Before a session is counted in Redis again, its open messages travel in the same unit, and the units that hold sealed
-//! ones go before. So Redis never answers less than what was shown here.
+//! What is counted here is counted on top of all that is on its way. So a delta also names the units that were under way
+//! below it. Before its session is counted in Redis again these go first, and its open messages travel along: Redis never
+//! answers less than what was shown here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use heed::RwTxn;
 
@@ -73,8 +76,6 @@ pub(crate) struct Planned {
     pub(crate) unit: Unit,
     /// For each item: the increment, and the count that it gets if Redis does not answer.
     answers: Vec<Option<(usize, u64)>>,
-    /// It holds messages that were answered already, and is in the journal.
-    journaled: bool,
 }
 
 /// What a batch becomes.
@@ -85,34 +86,34 @@ pub(crate) struct Plan {
     pub(crate) units: Vec<Planned>,
 }
 
+/// What Redis has answered to a unit: the counts; none if it was merged so long ago that they are not known any more.
+pub(crate) type Answered = (Unit, Option<Vec<u64>>);
+
 /// Messages of a session that were counted here and are not in Redis, as far as is known.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Delta {
     open: u64,
-    sealed: u64,
     /// The session began here while Redis was away: nobody else can know it.
     born: bool,
-    /// Where the sealed ones are.
-    units: BTreeSet<UnitId>,
+    /// The units that go before, and how many of the answered messages are sealed in each.
+    units: BTreeMap<UnitId, u64>,
 }
 
 impl Embedded {
-    /// Makes a batch's increments into units, and takes along what is open. `confirmed` is what was answered to earlier
-    /// ones. `group` says which sessions may share a unit, `next` names a unit.
+    /// Makes a batch's increments into units, and takes along what is open. `answered` is noted first. `group` says which
+    /// sessions may share a unit, `next` names a unit.
     pub(crate) fn plan(
         &mut self,
         increments: &[Increment],
-        confirmed: &[(Key, u64)],
+        answered: &[Answered],
         group: impl Fn(&Key) -> u16,
         mut next: impl FnMut() -> UnitId,
-    ) -> Result<Plan, BackplaneError> {
-        let now = unix_seconds();
-        let expired_before = self.expired_before(now);
-        let changes = 2 * (increments.len() + confirmed.len() + ALONG);
-        self.write(Aim::Growth, changes, 64 * changes, |txn, tables| {
-            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0 };
-            for (session, count) in confirmed {
-                ledger.confirm(session, *count, 0)?;
+    ) -> Result<(Plan, u64), BackplaneError> {
+        let noted: usize = answered.iter().map(|(unit, _)| unit.items.len()).sum();
+        self.keep_books(Aim::Growth, increments.len() + noted + ALONG, |ledger| {
+            let mut merged = 0;
+            for (unit, counts) in answered {
+                merged += ledger.merged(unit, counts.as_deref())?;
             }
             let clean = ledger.tables.deltas.is_empty(ledger.txn)?;
             let mut units: BTreeMap<u16, Planned> = BTreeMap::new();
@@ -124,39 +125,51 @@ impl Embedded {
                 let delta = if clean { Delta::default() } else { ledger.delta(&session)? };
                 let (item, shown) = ledger.item(&session, &delta, increment)?;
                 planned.add(item, Some((index, shown)));
-                if delta != Delta::default() {
-                    before.extend(delta.units.iter().copied());
-                    ledger.seal(&session, delta, planned.unit.id)?;
-                }
+                before.extend(delta.units.keys().copied());
+                ledger.seal(&session, delta, planned.unit.id)?;
             }
             for (session, delta) in if clean { Vec::new() } else { ledger.open(ALONG)? } {
                 let group = group(&session);
                 let planned = units.entry(group).or_insert_with(|| Planned::new(next(), group));
-                let record = ledger.record(&session)?.unwrap_or_default();
-                let (by, floor) = (delta.open, record.confirmed);
-                planned.add(Item { session, by, floor, sealed: by }, None);
-                before.extend(delta.units.iter().copied());
+                let floor = ledger.record(&session)?.unwrap_or_default().confirmed;
+                planned.add(Item { session, by: delta.open, floor, sealed: delta.open }, None);
+                before.extend(delta.units.keys().copied());
                 ledger.seal(&session, delta, planned.unit.id)?;
             }
             let units: Vec<Planned> = units.into_values().collect();
-            for planned in units.iter().filter(|planned| planned.journaled) {
+            for planned in &units {
                 ledger.journal(&planned.unit)?;
                 before.remove(&planned.unit.id);
             }
-            let before = before.into_iter().map(|id| ledger.sealed_unit(id)).collect::<Result<Vec<_>, _>>()?;
-            ledger.finish()?;
-            Ok(Plan { before: before.into_iter().flatten().collect(), units })
+            let before = before.into_iter().map(|id| ledger.journaled(id)).collect::<Result<Vec<_>, _>>()?;
+            Ok((Plan { before: before.into_iter().flatten().collect(), units }, merged))
         })
     }
 
-    /// Notes what Redis has answered.
-    pub(crate) fn confirm(&mut self, confirmed: &[(Key, u64)]) -> Result<(), BackplaneError> {
+    /// Notes what Redis has answered. Returns how many messages it has now that were answered before.
+    pub(crate) fn note(&mut self, answered: &[Answered]) -> Result<u64, BackplaneError> {
+        let noted = answered.iter().map(|(unit, _)| unit.items.len()).sum();
+        self.keep_books(Aim::Upkeep, noted, |ledger| {
+            let merged = answered.iter().map(|(unit, counts)| ledger.merged(unit, counts.as_deref()));
+            Ok(merged.sum::<Result<u64, _>>()?)
+        })
+    }
+
+    /// One transaction of the ledger, which changes so many sessions.
+    fn keep_books<T>(
+        &mut self,
+        aim: Aim,
+        sessions: usize,
+        act: impl FnOnce(&mut Ledger<'_, '_, '_>) -> Result<T, BackplaneError>,
+    ) -> Result<T, BackplaneError> {
         let now = unix_seconds();
         let expired_before = self.expired_before(now);
-        self.write(Aim::Upkeep, confirmed.len(), 0, |txn, tables| {
+        let changes = 2 * sessions + 2;
+        self.write(aim, changes, 128 * changes, |txn, tables| {
             let mut ledger = Ledger { txn, tables, now, expired_before, change: 0 };
-            confirmed.iter().try_for_each(|(session, count)| ledger.confirm(session, *count, 0))?;
-            Ok(())
+            let value = act(&mut ledger)?;
+            ledger.finish()?;
+            Ok(value)
         })
     }
 
@@ -168,59 +181,22 @@ impl Embedded {
         Ok(())
     }
 
-    /// A unit is in Redis: what was sealed in it is not any more. Returns how many messages that were answered before.
-    pub(crate) fn merged(&mut self, unit: &Unit, counts: Option<&[u64]>) -> Result<u64, BackplaneError> {
-        let changes = 2 * unit.items.len() + 1;
-        let now = unix_seconds();
-        let expired_before = self.expired_before(now);
-        self.write(Aim::Upkeep, changes, 0, |txn, tables| {
-            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0 };
-            // As the journal has it: another worker may have been first, or have sealed more in it.
-            let sealed = ledger.sealed_unit(unit.id)?;
-            let mut merged = 0;
-            for item in sealed.iter().flat_map(|unit| &unit.items) {
-                merged += item.sealed;
-                ledger.unseal(&item.session, item.sealed, unit.id)?;
-            }
-            ledger.tables.journal.delete(ledger.txn, &unit.id.to_bytes())?;
-            for (item, count) in unit.items.iter().zip(counts.unwrap_or_default()) {
-                let delta = ledger.delta(&item.session)?;
-                ledger.confirm(&item.session, *count, delta.open + delta.sealed)?;
-            }
-            ledger.finish()?;
-            Ok(merged)
-        })
-    }
-
-    /// Nobody knows whether a unit has reached Redis: its messages are counted here, sealed in it, and answered.
+    /// Nobody knows whether a unit has reached Redis: its messages are answered from here, and so sealed in it.
     pub(crate) fn keep(&mut self, planned: &Planned, increments: &mut [Increment]) -> Result<(), BackplaneError> {
-        let changes = 2 * planned.unit.items.len() + 1;
-        let now = unix_seconds();
-        let expired_before = self.expired_before(now);
-        let unit = self.write(Aim::Growth, changes, 64 * changes, |txn, tables| {
-            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0 };
-            let mut unit = planned.unit.clone();
-            for (item, answer) in unit.items.iter_mut().zip(&planned.answers) {
-                let fresh = item.by - item.sealed;
-                if fresh > 0 {
-                    let mut delta = ledger.delta(&item.session)?;
-                    let knows = answer.is_some_and(|(index, _)| increments[index].floor.is_some());
-                    delta.born |= delta == Delta::default() && item.floor == 0 && knows;
-                    delta.sealed += fresh;
-                    delta.units.insert(unit.id);
-                    ledger.put_delta(&item.session, &delta)?;
-                    ledger.change += fresh as i64;
-                }
+        self.keep_books(Aim::Growth, planned.unit.items.len(), |ledger| {
+            // Somebody may have found it in the journal and brought it to Redis: then all is well.
+            let Some(mut unit) = ledger.journaled(planned.unit.id)? else { return Ok(()) };
+            for item in &mut unit.items {
+                let mut delta = ledger.delta(&item.session)?;
+                delta.born |= delta == Delta::default() && item.floor == 0;
+                delta.units.insert(unit.id, item.by);
+                ledger.put_delta(&item.session, &delta)?;
+                ledger.change += (item.by - item.sealed) as i64;
                 item.sealed = item.by;
             }
-            unit.items.retain(|item| item.by > 0);
-            if !unit.items.is_empty() {
-                ledger.journal(&unit)?;
-            }
-            ledger.finish()?;
-            Ok(unit)
+            ledger.journal(&unit)?;
+            Ok(())
         })?;
-        tracing::debug!(source = unit.id.source, number = unit.id.number, items = unit.items.len(), "unit kept");
         for (index, shown) in planned.answers.iter().flatten() {
             let increment = &mut increments[*index];
             if increment.by > 0 {
@@ -232,14 +208,11 @@ impl Embedded {
 
     /// Counts all that is in the batch here: Redis is away. Sessions of which it alone knows the count stay unknown.
     pub(crate) fn count_here(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
-        let now = unix_seconds();
-        let expired_before = self.expired_before(now);
         let Batch { increments, publications, .. } = batch;
-        let changes = 2 * increments.len() + 2 * publications.len();
-        let bytes = 64 * changes + publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum::<usize>();
-        self.write(Aim::Growth, changes, bytes, |txn, tables| {
-            tables.bus.append(txn, publications)?;
-            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0 };
+        let room = publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum::<usize>() / 128;
+        self.keep_books(Aim::Growth, increments.len() + publications.len() + room, |ledger| {
+            ledger.tables.bus.append(ledger.txn, publications)?;
+            let under_way = ledger.under_way()?;
             for increment in increments.iter_mut().filter(|increment| increment.by > 0) {
                 let session = increment.token.key();
                 let mut delta = ledger.delta(&session)?;
@@ -252,12 +225,15 @@ impl Embedded {
                 let by = u64::from(increment.by);
                 let count = record.count.max(increment.floor.unwrap_or(0)) + by;
                 delta.open += by;
+                for unit in under_way.get(session.as_ref()).into_iter().flatten() {
+                    delta.units.entry(*unit).or_insert(0);
+                }
                 ledger.change += by as i64;
                 ledger.put_delta(&session, &delta)?;
                 ledger.put(&session, Record { count, ..record })?;
                 increment.outcome = Outcome::Count(count);
             }
-            ledger.finish()
+            Ok(())
         })?;
         if !publications.is_empty() {
             self.wake_others();
@@ -346,7 +322,7 @@ impl Ledger<'_, '_, '_> {
     }
 
     fn put_delta(&mut self, session: &Key, delta: &Delta) -> Result<(), heed::Error> {
-        if delta.open + delta.sealed == 0 && delta.units.is_empty() {
+        if delta.open == 0 && delta.units.is_empty() {
             self.tables.deltas.delete(self.txn, session.as_ref())?;
             return Ok(());
         }
@@ -357,24 +333,43 @@ impl Ledger<'_, '_, '_> {
     fn item(&mut self, session: &Key, delta: &Delta, increment: &Increment) -> Result<(Item, u64), heed::Error> {
         let record = self.record(session)?;
         let Record { count, confirmed, .. } = record.unwrap_or_default();
-        let known = increment.floor.unwrap_or(0);
-        let floor = confirmed.max(known.saturating_sub(delta.open + delta.sealed));
-        let shown = count.max(known) + u64::from(increment.by);
+        let shown = count.max(increment.floor.unwrap_or(0)) + u64::from(increment.by);
         if increment.by > 0 || record.is_some() {
             self.put(session, Record { count: if increment.by > 0 { shown } else { count }, confirmed, touched: 0 })?;
         }
         let by = u64::from(increment.by) + delta.open;
-        Ok((Item { session: *session, by, floor, sealed: delta.open }, shown))
+        Ok((Item { session: *session, by, floor: confirmed, sealed: delta.open }, shown))
     }
 
-    /// Redis has answered; `rest` more messages were counted here.
-    fn confirm(&mut self, session: &Key, answer: u64, rest: u64) -> Result<(), heed::Error> {
+    /// A unit is in Redis. Returns how many of its messages were answered before.
+    fn merged(&mut self, unit: &Unit, counts: Option<&[u64]>) -> Result<u64, heed::Error> {
+        // As the journal has it: another worker may have been first, or have sealed more in it.
+        let journaled = self.journaled(unit.id)?;
+        let mut merged = 0;
+        if let Some(journaled) = &journaled {
+            self.tables.journal.delete(self.txn, &unit.id.to_bytes())?;
+            if !self.tables.deltas.is_empty(self.txn)? {
+                for item in &journaled.items {
+                    merged += item.sealed;
+                    self.unseal(&item.session, unit.id)?;
+                }
+            }
+        }
+        self.change -= merged as i64;
+        for (item, count) in unit.items.iter().zip(counts.unwrap_or_default()) {
+            self.confirm(&item.session, *count)?;
+        }
+        Ok(merged)
+    }
+
+    /// Redis has answered.
+    fn confirm(&mut self, session: &Key, answer: u64) -> Result<(), heed::Error> {
         if answer == 0 {
             return Ok(());
         }
         let record = self.record(session)?.unwrap_or_default();
-        let (count, confirmed) = (record.count.max(answer + rest), record.confirmed.max(answer));
-        self.put(session, Record { count, confirmed, ..record })
+        let confirmed = record.confirmed.max(answer);
+        self.put(session, Record { count: record.count.max(confirmed), confirmed, ..record })
     }
 
     /// What is open goes into a unit.
@@ -382,20 +377,31 @@ impl Ledger<'_, '_, '_> {
         if delta.open == 0 {
             return Ok(());
         }
-        delta.sealed += std::mem::take(&mut delta.open);
-        delta.units.insert(id);
+        *delta.units.entry(id).or_insert(0) += std::mem::take(&mut delta.open);
         self.put_delta(session, &delta)
     }
 
-    /// What was sealed in a unit is merged.
-    fn unseal(&mut self, session: &Key, sealed: u64, id: UnitId) -> Result<(), heed::Error> {
+    /// A unit does not need to go before the session any more.
+    fn unseal(&mut self, session: &Key, id: UnitId) -> Result<(), heed::Error> {
         let mut delta = self.delta(session)?;
-        let merged = sealed.min(delta.sealed);
-        delta.sealed -= merged;
-        delta.units.remove(&id);
-        delta.born = false;
-        self.change -= merged as i64;
-        self.put_delta(session, &delta)
+        if delta.units.remove(&id).is_some() {
+            delta.born = false;
+            self.put_delta(session, &delta)?;
+        }
+        Ok(())
+    }
+
+    /// The units that are under way, by session.
+    fn under_way(&self) -> Result<HashMap<Vec<u8>, Vec<UnitId>>, heed::Error> {
+        let mut units: HashMap<Vec<u8>, Vec<UnitId>> = HashMap::new();
+        for entry in self.tables.journal.iter(self.txn)? {
+            let (key, value) = entry?;
+            let Some((_, unit)) = UnitId::from_bytes(key).and_then(|id| Unit::decode(id, value)) else { continue };
+            for item in &unit.items {
+                units.entry(item.session.as_ref().to_vec()).or_default().push(unit.id);
+            }
+        }
+        Ok(units)
     }
 
     /// The first sessions with open messages.
@@ -414,11 +420,15 @@ impl Ledger<'_, '_, '_> {
         Ok(found)
     }
 
+    /// One that counts nothing needs no journal.
     fn journal(&mut self, unit: &Unit) -> Result<(), heed::Error> {
+        if unit.items.iter().all(|item| item.by == 0) {
+            return Ok(());
+        }
         self.tables.journal.put(self.txn, &unit.id.to_bytes(), &unit.encode(wall_ms()))
     }
 
-    fn sealed_unit(&self, id: UnitId) -> Result<Option<Unit>, heed::Error> {
+    fn journaled(&self, id: UnitId) -> Result<Option<Unit>, heed::Error> {
         let value = self.tables.journal.get(self.txn, &id.to_bytes())?;
         Ok(value.and_then(|value| Unit::decode(id, value)).map(|(_, unit)| unit))
     }
@@ -436,26 +446,24 @@ impl Ledger<'_, '_, '_> {
 
 impl Planned {
     fn new(id: UnitId, group: u16) -> Planned {
-        Planned { unit: Unit { id, group, items: Vec::new() }, answers: Vec::new(), journaled: false }
+        Planned { unit: Unit { id, group, items: Vec::new() }, answers: Vec::new() }
     }
 
     fn add(&mut self, item: Item, answer: Option<(usize, u64)>) {
-        self.journaled |= item.sealed > 0;
         self.unit.items.push(item);
         self.answers.push(answer);
-    }
-
-    /// Whether [`Embedded::merged`] has anything to do that cannot wait.
-    pub(crate) fn is_journaled(&self) -> bool {
-        self.journaled
     }
 
     /// Fills in what Redis has answered.
     pub(crate) fn answer(&self, counts: &[Option<u64>], increments: &mut [Increment]) {
         for (answer, count) in self.answers.iter().zip(counts) {
-            if let Some((index, _)) = answer {
-                increments[*index].outcome = count.map_or(Outcome::Failed, Outcome::Count);
+            let Some(increment) = answer.and_then(|(index, _)| increments.get_mut(index)) else { continue };
+            let least = increment.floor.unwrap_or(0) + u64::from(increment.by);
+            if count.is_some_and(|count| count < least) {
+                // Its client must not see it, whatever the reason.
+                tracing::error!(session_uuid = %increment.token, count, least, "redis knows less than a client was shown");
             }
+            increment.outcome = count.map_or(Outcome::Failed, |count| Outcome::Count(count.max(least)));
         }
     }
 }
@@ -480,7 +488,7 @@ impl Unit {
     fn encode(&self, since: u64) -> Vec<u8> {
         let mut bytes = since.to_le_bytes().to_vec();
         bytes.extend(self.group.to_le_bytes());
-        for item in &self.items {
+        for item in self.items.iter().filter(|item| item.by > 0) {
             let session = item.session.as_ref();
             bytes.push(session.len() as u8);
             bytes.extend_from_slice(session);
@@ -509,18 +517,25 @@ impl Unit {
 
 impl Delta {
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = [self.open.to_le_bytes(), self.sealed.to_le_bytes()].concat();
+        let mut bytes = self.open.to_le_bytes().to_vec();
         bytes.push(self.born.into());
-        self.units.iter().for_each(|unit| bytes.extend(unit.to_bytes()));
+        for (unit, sealed) in &self.units {
+            bytes.extend(unit.to_bytes());
+            bytes.extend(sealed.to_le_bytes());
+        }
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Delta> {
         let mut rest = bytes;
-        let (open, sealed) = (number(&mut rest)?, number(&mut rest)?);
+        let open = number(&mut rest)?;
         let (born, rest) = rest.split_first()?;
-        let units = rest.chunks(16).map(UnitId::from_bytes).collect::<Option<_>>()?;
-        Some(Delta { open, sealed, born: *born != 0, units })
+        let unit = |bytes: &[u8]| {
+            let (id, mut sealed) = bytes.split_at_checked(16)?;
+            Some((UnitId::from_bytes(id)?, number(&mut sealed)?))
+        };
+        let units = rest.chunks(24).map(unit).collect::<Option<_>>()?;
+        Some(Delta { open, born: *born != 0, units })
     }
 }
 
