@@ -2,11 +2,30 @@
 //!
 //! | module | knows |
 //! |---|---|
-//! | [`address`] | the forms of a URL |
-//! | [`settings`] | what a worker is told about Redis |
+//! | `address` | the forms of a URL |
+//! | `settings` | what a worker is told about Redis |
+//! | `connection` | connections for commands |
+//! | `subscription` | a connection for publications |
+//! | `sentinel` | who is the master |
+//! | `failure` | why Redis does not serve |
+//! | `check` | what an operator should know before the service relies on it |
 
 mod address;
+mod check;
+mod connection;
+mod failure;
+mod sentinel;
 mod settings;
+mod subscription;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use address::{Address, AddressError};
+pub use check::check;
+pub(crate) use connection::{Connection, Connector};
+pub(crate) use failure::Failure;
+pub use failure::Reason;
 pub use settings::{Settings, read_ca};
+pub(crate) use subscription::Subscription;

@@ -1,0 +1,136 @@
+//! Hearing what is published, on a connection of its own. It ends whenever something may have been missed, and never
+//! mends itself: who subscribes again knows that there is a gap.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redis::aio::MultiplexedConnection;
+use redis::{PushInfo, PushKind, RedisError, Value, cmd};
+use tokio::sync::mpsc;
+
+use super::address::{Node, Place};
+use super::connection::Connector;
+use super::{Failure, Reason};
+
+/// Publications that wait to be heard: more, and the subscription ends as if Redis had dropped it for being slow.
+const MAX_MESSAGES: usize = 8192;
+const MAX_BYTES: usize = 32 * 1024 * 1024;
+
+/// Nodes of a cluster that may refer to each other until one has the channel.
+const MAX_REFERRALS: usize = 5;
+
+/// What is published on one channel, from when it was made.
+pub(crate) struct Subscription {
+    messages: mpsc::Receiver<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+    /// It lives as long as this.
+    _connection: MultiplexedConnection,
+}
+
+impl Subscription {
+    /// The next publication, or none once the connection is gone, or was too far behind.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        let message = self.messages.recv().await?;
+        self.waiting.fetch_sub(message.len(), Ordering::Relaxed);
+        Some(message)
+    }
+}
+
+/// Where a connection puts publications. The connection alone holds it, so that it ends with it.
+pub(super) struct Inbox {
+    /// None once it has ended.
+    sender: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
+    /// Bytes that are not taken out yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The other end of an [`Inbox`].
+struct Outlet {
+    messages: mpsc::Receiver<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Outlet {
+    fn of(self, connection: MultiplexedConnection) -> Subscription {
+        Subscription { messages: self.messages, waiting: self.waiting, _connection: connection }
+    }
+}
+
+impl Inbox {
+    fn new() -> (Inbox, Outlet) {
+        let (sender, messages) = mpsc::channel(MAX_MESSAGES);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        (Inbox { sender: Mutex::new(Some(sender)), waiting: Arc::clone(&waiting) }, Outlet { messages, waiting })
+    }
+
+    /// Called by the connection for all that is no answer, and for the confirmation of a subscription.
+    pub(super) fn take(&self, push: PushInfo) -> Result<(), ()> {
+        match push.kind {
+            PushKind::Message | PushKind::SMessage => match push.data.into_iter().nth(1) {
+                Some(Value::BulkString(payload)) => self.put(payload),
+                Some(_) | None => self.end(),
+            },
+            // A node that gives up a slot takes its channels' subscriptions back.
+            PushKind::Disconnection | PushKind::Unsubscribe | PushKind::SUnsubscribe => self.end(),
+            // Confirmations, and what was never asked for.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn put(&self, payload: Vec<u8>) {
+        let waiting = self.waiting.fetch_add(payload.len(), Ordering::Relaxed) + payload.len();
+        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = waiting > MAX_BYTES || sender.as_ref().is_some_and(|sender| sender.try_send(payload).is_err());
+        if full {
+            *sender = None;
+        }
+    }
+
+    fn end(&self) {
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Connector {
+    /// Subscribes to a channel, in a cluster to a sharded one: only the node that serves its slot, and its replicas, have
+    /// work with it.
+    pub(crate) async fn subscribe(&self, channel: &str) -> Result<Subscription, Failure> {
+        let subscribing = async {
+            match &self.settings().address.place {
+                Place::Cluster { nodes, .. } => self.subscribe_shard(nodes, channel).await,
+                Place::Server { .. } | Place::Socket(_) | Place::Sentinel { .. } => {
+                    let (inbox, outlet) = Inbox::new();
+                    let mut connection = self.single(Some(inbox)).await?;
+                    connection.subscribe(channel).await.map_err(|error| self.failure(&error))?;
+                    Ok(outlet.of(connection))
+                }
+            }
+        };
+        self.bounded(subscribing).await
+    }
+
+    /// Any node knows which one has the channel, and says so.
+    async fn subscribe_shard(&self, nodes: &[Node], channel: &str) -> Result<Subscription, Failure> {
+        let (mut node, _) = self.to_first(nodes).await?;
+        for _ in 0..=MAX_REFERRALS {
+            let (inbox, outlet) = Inbox::new();
+            let mut connection = self.to_node(&node, Some(inbox)).await?;
+            let mut command = cmd("SSUBSCRIBE");
+            command.arg(channel);
+            match connection.send_packed_command(&command).await.and_then(Value::extract_error) {
+                Ok(_) => return Ok(outlet.of(connection)),
+                Err(error) => node = referral(&error, &node).ok_or_else(|| self.failure(&error))?,
+            }
+        }
+        Err(Failure::new(Reason::ClusterDown, "its nodes do not agree on who serves what"))
+    }
+}
+
+/// Where `MOVED` points to. An empty host is the one that was asked (Redis cluster specification, redirection).
+fn referral(error: &RedisError, asked: &Node) -> Option<Node> {
+    let (address, _) = error.redirect_node()?;
+    let (host, port) = address.rsplit_once(':')?;
+    let host = if host.is_empty() { &asked.host } else { host };
+    Some(Node { host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
+}
