@@ -12,7 +12,7 @@ pub(crate) mod ledger;
 mod record;
 mod sweep;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -87,8 +87,9 @@ impl Redis {
             Rc::new(RefCell::new(Health::new("redis", format!("{} prefix {}", settings.address, settings.prefix))));
         let connector = crate::redis::Connector::new(settings)?;
         let cluster = connector.is_cluster();
-        let layout = Rc::new(Layout { prefix: settings.prefix.clone(), session_ttl: session_ttl.as_secs(), cluster });
-        let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone());
+        // A second longer than the host's own record of it, whose seconds are whole ones: it must not outlive the session.
+        let layout = Rc::new(Layout { prefix: settings.prefix.clone(), session_ttl: session_ttl.as_secs() + 1, cluster });
+        let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone(), settings.timeout);
         let redis = Redis {
             host,
             layout,

@@ -333,12 +333,15 @@ impl Ledger<'_, '_, '_> {
     fn item(&mut self, session: &Key, delta: &Delta, increment: &Increment) -> Result<(Item, u64), heed::Error> {
         let record = self.record(session)?;
         let Record { count, confirmed, .. } = record.unwrap_or_default();
-        let shown = count.max(increment.floor.unwrap_or(0)) + u64::from(increment.by);
+        let known = increment.floor.unwrap_or(0);
+        let shown = count.max(known) + u64::from(increment.by);
+        // A connection that knows more than the host: then it is the host that has lost its memory.
+        let floor = if known > count { confirmed.max(known - delta.unmerged().min(known)) } else { confirmed };
         if increment.by > 0 || record.is_some() {
             self.put(session, Record { count: if increment.by > 0 { shown } else { count }, confirmed, touched: 0 })?;
         }
         let by = u64::from(increment.by) + delta.open;
-        Ok((Item { session: *session, by, floor: confirmed, sealed: delta.open }, shown))
+        Ok((Item { session: *session, by, floor, sealed: delta.open }, shown))
     }
 
     /// A unit is in Redis. Returns how many of its messages were answered before.
@@ -516,6 +519,10 @@ impl Unit {
 }
 
 impl Delta {
+    fn unmerged(&self) -> u64 {
+        self.open + self.units.values().sum::<u64>()
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = self.open.to_le_bytes().to_vec();
         bytes.push(self.born.into());

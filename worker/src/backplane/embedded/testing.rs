@@ -21,14 +21,14 @@ use crate::token::Token;
 pub(super) const MIB: u64 = 1024 * 1024;
 
 /// A state directory, prepared as a supervisor does it.
-pub(super) struct Directory {
-    pub(super) membership: Membership,
-    pub(super) options: Options,
-    pub(super) dir: TempDir,
+pub(crate) struct Directory {
+    pub(crate) membership: Membership,
+    pub(crate) options: Options,
+    pub(crate) dir: TempDir,
 }
 
 impl Directory {
-    pub(super) fn new() -> Directory {
+    pub(crate) fn new() -> Directory {
         let dir = tempfile::tempdir().unwrap();
         let (_, membership) = store::prepare(dir.path()).unwrap();
         let options = Options {
@@ -45,7 +45,7 @@ impl Directory {
     }
 
     /// The one instance that this process may have.
-    pub(super) fn open(&self) -> Embedded {
+    pub(crate) fn open(&self) -> Embedded {
         open(self.options.clone()).unwrap()
     }
 }
@@ -237,7 +237,7 @@ fn instance_process() {
                     increments.into_iter().map(increment).collect(),
                     publications.into_iter().map(|(room, text)| Publication { room, text }).collect(),
                 );
-                let settled = embedded.settle(&mut batch);
+                let settled = Instance::settle(&mut embedded, &mut batch);
                 settled.map(|()| Answer::Counts(batch.increments.iter().map(last).collect()))
             }
             Call::Peek(sessions) => {

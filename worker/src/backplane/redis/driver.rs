@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::bus::{Message, Numbers};
 use super::script::{self, Layout, Scripts};
@@ -53,6 +53,8 @@ pub(crate) struct Driver {
     commits: mpsc::Receiver<Stages>,
     announcements: mpsc::Receiver<Message>,
     health: Rc<RefCell<Health>>,
+    /// How long all stages of a commit together may take: clients wait for it.
+    limit: Duration,
     /// The name under which this worker asks for the lease.
     me: String,
     /// When the holder of the lease was last heard.
@@ -83,9 +85,10 @@ impl Driver {
         commits: mpsc::Receiver<Stages>,
         announcements: mpsc::Receiver<Message>,
         health: Rc<RefCell<Health>>,
+        limit: Duration,
     ) -> Driver {
         let me = format!("{:016x}", fastrand::u64(..));
-        Driver { connector, layout, commits, announcements, health, me, heard: Rc::default() }
+        Driver { connector, layout, commits, announcements, health, limit, me, heard: Rc::default() }
     }
 
     /// Runs until the receiver of the events is gone. `interval` is that of the heartbeats.
@@ -198,6 +201,7 @@ impl Driver {
         scripts: &Scripts,
         stages: Stages,
     ) -> (Vec<Result<Value, Failure>>, Option<Failure>) {
+        let end = tokio::time::Instant::now() + self.limit;
         let (mut answers, mut failed) = (Vec::new(), None::<Failure>);
         for stage in stages {
             if let Some(failure) = &failed {
@@ -208,7 +212,11 @@ impl Driver {
                 Call::Commit(unit) => self.layout.commit(scripts, unit),
                 Call::Publish(id, texts) => self.layout.publications(scripts, *id, texts),
             };
-            let these = connection.execute(stage.iter().map(command).collect()).await;
+            let these = timeout_at(end, connection.execute(stage.iter().map(command).collect())).await;
+            let these = these.unwrap_or_else(|_| {
+                let late = Failure::new(Reason::Timeout, format!("no answer within {:?}", self.limit));
+                stage.iter().map(|_| Err(late.clone())).collect()
+            });
             failed = these.iter().find_map(|answer| answer.as_ref().err().cloned());
             answers.extend(these);
         }

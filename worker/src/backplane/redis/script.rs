@@ -148,7 +148,7 @@ impl Layout {
         if self.cluster { "SPUBLISH" } else { "PUBLISH" }
     }
 
-    fn session(&self, session: &Key) -> String {
+    pub(super) fn session(&self, session: &Key) -> String {
         format!("{}:{{{:02x}}}:s:{session}", self.prefix, tag(session))
     }
 

@@ -1,1 +1,164 @@
+//! Hosts on one real Redis, each with one worker.
 
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+use super::{Event, Message, Redis};
+use crate::backplane::conformance::{Cluster, Instance, SOON};
+use crate::backplane::embedded::testing::Directory;
+use crate::backplane::{Backplane, BackplaneError, Progress};
+use crate::batch::{Batch, Publication};
+use crate::redis::Settings;
+use crate::redis::testing::Server;
+use crate::token::Token;
+
+/// A Redis that many hosts share.
+pub(super) struct Hosts {
+    pub(super) server: Server,
+    ttl: Duration,
+}
+
+impl Hosts {
+    pub(super) fn new() -> Hosts {
+        Hosts { server: Server::start(&[]), ttl: Duration::from_secs(3600) }
+    }
+
+    /// Another host, which has found Redis and hears what is published.
+    pub(super) fn host(&self) -> Host {
+        let mut host = Host::on(Directory::new(), self.server.settings(), self.ttl);
+        host.until("Redis is there, and publications are heard", |host| {
+            host.up && host.redis.health().lease_holder.is_some()
+        });
+        host
+    }
+}
+
+impl Cluster for Hosts {
+    type Instance = Host;
+
+    fn join(&self) -> Host {
+        self.host()
+    }
+
+    fn with_ttl(seconds: u64) -> Hosts {
+        Hosts { ttl: Duration::from_secs(seconds), ..Hosts::new() }
+    }
+
+    fn spoil(&self, _: &mut Batch) {
+        unreachable!("what Redis refuses is counted on the host: nothing is spoiled");
+    }
+
+    fn too_many(&self) -> usize {
+        unreachable!("what a host has missed is found by numbers, once there is something to hear");
+    }
+}
+
+/// The worker of a host. Its driver runs only while something is waited for.
+pub(super) struct Host {
+    pub(super) redis: Redis,
+    pub(super) up: bool,
+    pub(super) missed: u64,
+    pub(super) heard: VecDeque<Message>,
+    events: mpsc::Receiver<Event>,
+    settings: Settings,
+    url: String,
+    local: LocalSet,
+    runtime: Runtime,
+    pub(super) directory: Directory,
+}
+
+impl Host {
+    /// A host that has not tried to find Redis yet.
+    pub(super) fn on(mut directory: Directory, settings: Settings, ttl: Duration) -> Host {
+        directory.options.session_ttl = ttl;
+        let (redis, driver) = Redis::new(directory.open(), &settings, ttl).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let local = LocalSet::new();
+        let (sender, events) = mpsc::channel(64);
+        local.spawn_local(driver.run(sender, Duration::from_secs(3600)));
+        let (heard, url) = (VecDeque::new(), settings.address.to_string());
+        Host { redis, up: false, missed: 0, heard, events, settings, url, local, runtime, directory }
+    }
+
+    /// The next event, if one comes within the time.
+    fn event(&mut self, within: Duration) -> Option<Event> {
+        let Host { local, runtime, events, .. } = self;
+        local.block_on(runtime, timeout(within, events.recv())).ok().flatten()
+    }
+
+    /// Takes what the driver says, and settles a commit that is under way.
+    fn pump(&mut self, within: Duration, batch: &mut Batch) -> Option<Result<(), BackplaneError>> {
+        match self.event(within)? {
+            Event::Link(change) => {
+                self.up = change.is_ok();
+                self.redis.link(change.as_ref().map(|()| ()));
+            }
+            Event::Missed(missed) => self.missed += missed,
+            Event::Heard(message) => self.heard.push_back(message),
+            Event::Settled(settlement) => return Some(self.redis.settle(batch, settlement)),
+        }
+        None
+    }
+
+    /// Waits until something is so, with nothing under way.
+    pub(super) fn until(&mut self, what: &str, is: impl Fn(&mut Host) -> bool) {
+        let end = Instant::now() + SOON;
+        while !is(self) {
+            assert!(Instant::now() < end, "not within {SOON:?}: {what}");
+            let settled = self.pump(Duration::from_millis(10), &mut Batch::default());
+            assert!(settled.is_none_or(|outcome| outcome.is_ok()));
+        }
+    }
+
+    /// Brings to Redis what waits for it, as the worker does when it has nothing else to do.
+    pub(super) fn work_off(&mut self) {
+        let end = Instant::now() + SOON;
+        while self.redis.has_backlog() {
+            self.settle(&mut Batch::default()).unwrap();
+            self.redis.rest();
+            assert!(Instant::now() < end, "it never comes to an end");
+        }
+    }
+}
+
+impl Instance for Host {
+    fn settle(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
+        match self.redis.commit(batch)? {
+            Progress::Done => Ok(()),
+            Progress::Begun => {
+                let end = Instant::now() + SOON;
+                loop {
+                    if let Some(outcome) = self.pump(SOON, batch) {
+                        return outcome;
+                    }
+                    assert!(Instant::now() < end, "a commit is never settled");
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError> {
+        let settled = self.pump(Duration::from_millis(5), &mut Batch::default());
+        assert!(settled.is_none(), "nothing was under way");
+        let heard = self.heard.drain(..).filter_map(|message| match message {
+            Message::Room { room, text } => Some(Publication { room, text }),
+            Message::Broadcast { .. } | Message::Disconnect { .. } | Message::Beat(_) | Message::Lease(_) => None,
+        });
+        Ok((heard.collect(), std::mem::take(&mut self.missed)))
+    }
+
+    fn peek(&mut self, sessions: &[Token]) -> Vec<u64> {
+        let client = redis::Client::open(self.url.as_str()).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let get = |session: &Token| {
+            let key = self.redis.layout.session(&session.key());
+            redis::cmd("GET").arg(key).query::<Option<u64>>(&mut connection).unwrap().unwrap_or(0)
+        };
+        sessions.iter().map(get).collect()
+    }
+}

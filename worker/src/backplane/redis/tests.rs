@@ -1,1 +1,181 @@
+//! What every backplane must do, and what is true of Redis alone.
 
+use super::testing::{Host, Hosts};
+use crate::backplane::Backplane;
+use crate::backplane::conformance::{Instance, batch, conformance, count, hear, increment, last, load, publish};
+use crate::batch::{Batch, Increment, Outcome};
+use crate::redis::testing::Server;
+
+// Left out: `a_batch_is_committed_whole_or_not_at_all`, since what Redis does not take is counted on the host, and
+// `what_was_missed_is_told`, since pub/sub keeps nothing for those who lag.
+conformance!(
+    Hosts, Hosts::new(),
+    every_count_is_given_once
+    increments_of_one_batch_add_up
+    a_count_never_falls_below_its_floor
+    counts_are_loaded_in_the_order_asked_for
+    sessions_live_as_long_as_they_are_touched
+    publications_reach_everyone_in_one_order
+    who_joins_later_hears_what_comes_later
+    counts_outlive_those_who_counted
+);
+
+/// Counts one message on a connection that has seen `floor`.
+fn count_after(host: &mut Host, session: &str, floor: u64) -> Outcome {
+    let mut batch = batch(vec![increment(session, 1, floor)], vec![]);
+    host.settle(&mut batch).unwrap();
+    batch.increments[0].outcome
+}
+
+/// What a client that resumes a session is told.
+fn resume(host: &mut Host, session: &str) -> Outcome {
+    let lookup = Increment { floor: None, ..increment(session, 0, 0) };
+    let mut batch = batch(vec![lookup], vec![]);
+    host.settle(&mut batch).unwrap();
+    batch.increments[0].outcome
+}
+
+fn comes_back(host: &mut Host) {
+    host.until("Redis is back", |host| host.up);
+    host.work_off();
+    assert_eq!(host.redis.health().pending, 0);
+}
+
+#[test]
+fn what_is_counted_while_redis_is_away_is_merged_once() {
+    let mut hosts = Hosts { server: Server::start(&["--appendonly", "yes", "--appendfsync", "always"]), ..Hosts::new() };
+    let (mut one, mut other) = (hosts.host(), hosts.host());
+    assert_eq!((count(&mut one, "a", 10), count(&mut other, "a", 5)), (10, 15));
+    hosts.server.kill();
+    // What is under way when it dies is counted all the same, and so is the rest.
+    for n in 1..=7 {
+        assert_eq!(count_after(&mut one, "a", 9 + n), Outcome::Count(10 + n));
+        assert_eq!(count_after(&mut other, "a", 14 + n), Outcome::Count(15 + n), "no two hosts know of each other now");
+    }
+    assert_eq!(one.redis.health().pending, 7);
+    assert_eq!(resume(&mut one, "a"), Outcome::Unknown, "the other host may know more");
+    assert_eq!(resume(&mut one, "b"), Outcome::Unknown);
+    hosts.server.restart();
+    comes_back(&mut one);
+    comes_back(&mut other);
+    assert_eq!(load(&mut one, "a"), 29);
+    assert_eq!(resume(&mut other, "a"), Outcome::Count(29));
+    assert_eq!(count_after(&mut one, "a", 17), Outcome::Count(30));
+}
+
+#[test]
+fn a_session_is_merged_with_its_next_message_and_others_by_themselves() {
+    let mut hosts = Hosts::new();
+    let mut host = hosts.host();
+    hosts.server.kill();
+    for n in 0..1000 {
+        assert_eq!(count_after(&mut host, &format!("s{n}"), 0), Outcome::Count(1));
+    }
+    hosts.server.restart();
+    host.until("Redis is back", |host| host.up);
+    assert_eq!(count_after(&mut host, "s999", 1), Outcome::Count(2));
+    assert_eq!(load(&mut host, "s999"), 2);
+    comes_back(&mut host);
+    for n in 0..999 {
+        assert_eq!(load(&mut host, &format!("s{n}")), 1, "s{n}");
+    }
+}
+
+#[test]
+fn redis_that_has_lost_its_memory_takes_no_count_back() {
+    let mut hosts = Hosts::new();
+    let mut host = hosts.host();
+    assert_eq!((count(&mut host, "open", 41), count(&mut host, "left", 7), count(&mut host, "away", 3)), (41, 7, 3));
+    host.redis.rest();
+    hosts.server.kill();
+    assert_eq!(count_after(&mut host, "away", 3), Outcome::Count(4));
+    hosts.server.restart();
+    comes_back(&mut host);
+    assert_eq!(count_after(&mut host, "open", 41), Outcome::Count(42));
+    assert_eq!(resume(&mut host, "left"), Outcome::Count(7));
+    assert_eq!((load(&mut host, "away"), load(&mut host, "left")), (4, 7), "and Redis knows again");
+}
+
+#[test]
+fn a_session_that_began_here_while_redis_was_away_can_be_resumed_here() {
+    let mut hosts = Hosts::new();
+    let mut host = hosts.host();
+    hosts.server.kill();
+    assert_eq!(count_after(&mut host, "born", 0), Outcome::Count(1));
+    assert_eq!(resume(&mut host, "born"), Outcome::Count(1));
+    hosts.server.restart();
+    comes_back(&mut host);
+    hosts.server.kill();
+    assert_eq!(count_after(&mut host, "born", 1), Outcome::Count(2));
+    assert_eq!(resume(&mut host, "born"), Outcome::Unknown, "by now another host may know more");
+}
+
+#[test]
+fn a_unit_whose_fate_is_unknown_counts_once_be_it_that_it_arrived() {
+    for arrives in [true, false] {
+        let hosts = Hosts::new();
+        let mut host = hosts.host();
+        assert_eq!(count(&mut host, "a", 10), 10);
+        hosts.server.stop();
+        // It lies in the socket of a server that does not answer.
+        assert_eq!(count_after(&mut host, "a", 10), Outcome::Count(11));
+        assert!(!host.up || host.redis.health().away.is_some());
+        if !arrives {
+            hosts.server.cli(&["--version"]);
+        }
+        assert_eq!(count_after(&mut host, "a", 11), Outcome::Count(12));
+        hosts.server.resume();
+        comes_back(&mut host);
+        assert_eq!(load(&mut host, "a"), 12, "arrives: {arrives}");
+        assert_eq!(count_after(&mut host, "a", 12), Outcome::Count(13));
+    }
+}
+
+#[test]
+fn another_worker_of_the_host_finishes_what_one_has_left_behind() {
+    let hosts = Hosts::new();
+    let mut host = hosts.host();
+    assert_eq!(count(&mut host, "a", 10), 10);
+    // It is planned, and its worker dies before, or after, it was sent.
+    let mut dying = batch(vec![increment("a", 5, 10)], vec![]);
+    host.redis.plan(&dying).unwrap();
+    host.redis.answered.clear();
+    let Host { redis, directory, .. } = host;
+    drop(redis);
+    let mut next = Host::on(directory, hosts.server.settings(), std::time::Duration::from_secs(3600));
+    next.until("Redis is there", |host| host.up);
+    next.until("it is old enough to be left behind", |host| host.redis.has_backlog());
+    next.work_off();
+    assert_eq!(load(&mut next, "a"), 15);
+    dying.clear();
+    assert_eq!(count_after(&mut next, "a", 10), Outcome::Count(16));
+    assert!(!next.redis.has_backlog());
+}
+
+#[test]
+fn a_key_that_holds_something_else_fails_alone() {
+    let hosts = Hosts::new();
+    let mut host = hosts.host();
+    let key = host.redis.layout.session(&"odd".parse::<crate::token::Token>().unwrap().key());
+    hosts.server.cli(&["SET", &key, "not a number"]);
+    let mut both = batch(vec![increment("odd", 1, 0), increment("even", 1, 0)], vec![]);
+    host.settle(&mut both).unwrap();
+    assert_eq!(both.increments[0].outcome, Outcome::Failed);
+    assert_eq!(last(&both.increments[1]), 1);
+    assert_eq!(resume(&mut host, "odd"), Outcome::Failed);
+}
+
+#[test]
+fn publications_stay_on_the_host_while_redis_is_away() {
+    let mut hosts = Hosts::new();
+    let (mut one, mut other) = (hosts.host(), hosts.host());
+    publish(&mut one, ["to all"]);
+    assert_eq!((hear(&mut one, 1), hear(&mut other, 1)), (vec!["to all".to_owned()], vec!["to all".to_owned()]));
+    hosts.server.kill();
+    publish(&mut one, ["under way", "here"]);
+    publish(&mut one, ["here too"]);
+    let (here, _) = one.redis.published().unwrap();
+    assert_eq!(here.iter().map(|p| p.text.as_str()).collect::<Vec<_>>(), ["under way", "here", "here too"]);
+    assert!(other.hear().unwrap().0.is_empty());
+    let _ = Batch::default();
+}
