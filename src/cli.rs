@@ -19,6 +19,8 @@ pub(crate) enum Invocation {
     PrintConfig(Sources),
     /// `check-config`
     CheckConfig(Sources),
+    /// `check-config --connect`
+    Connect(Sources),
     /// `completions SHELL`
     Completions(Shell, Completed),
 }
@@ -37,6 +39,7 @@ const SOURCES: &str = "Flags win over environment variables (--drain-timeout: BA
                        Durations: 500ms, 30s, 24h. Sizes: 64KiB, 1GiB. none: not set.";
 
 const PRINT_CONFIG: &str = "print-config";
+const CONNECT: &str = "connect";
 
 /// The command line's grammar.
 pub(crate) fn command() -> Command {
@@ -52,6 +55,12 @@ pub(crate) fn command() -> Command {
     let run = run.after_help(SOURCES);
     let check = Command::new("check-config")
         .about("Validate the configuration; serve nothing")
+        .arg(
+            Arg::new(CONNECT)
+                .long(CONNECT)
+                .help("Also connect to Redis, and tell what it is and whether it does what is needed")
+                .action(ArgAction::SetTrue),
+        )
         .args(config_args())
         .after_help(SOURCES);
     let completions = Command::new("completions")
@@ -82,6 +91,9 @@ pub(crate) fn parse(
             Invocation::PrintConfig(sources(matches, environment))
         }
         Some(("run", matches)) => Invocation::Run(sources(matches, environment)),
+        Some(("check-config", matches)) if matches.get_flag(CONNECT) => {
+            Invocation::Connect(sources(matches, environment))
+        }
         Some(("check-config", matches)) => Invocation::CheckConfig(sources(matches, environment)),
         Some(("completions", matches)) => {
             let shell = matches.get_one("shell").copied().unwrap_or(Shell::Bash);
@@ -150,6 +162,7 @@ mod tests {
         assert_eq!((sources.flags.len(), sources.file), (2, Some("x.toml".into())));
         assert!(matches!(parsed("baton run --print-config"), Ok(Invocation::PrintConfig(_))));
         assert!(matches!(parsed("baton check-config"), Ok(Invocation::CheckConfig(_))));
+        assert!(matches!(parsed("baton check-config --connect"), Ok(Invocation::Connect(_))));
         let completions = parsed("baton completions zsh batonctl");
         assert!(matches!(completions, Ok(Invocation::Completions(Shell::Zsh, Completed::Batonctl))));
     }

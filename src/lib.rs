@@ -58,10 +58,11 @@ pub fn main<A: App>(app: A) -> ExitCode {
             Err(problems) => refuse(&problems),
         },
         Invocation::PrintConfig(sources) => show(&sources, config::print),
-        Invocation::CheckConfig(sources) => show(&sources, |loaded| {
-            let file = loaded.file.as_ref().map_or("no file".to_owned(), |path| path.display().to_string());
-            format!("the configuration is valid ({file})\n")
-        }),
+        Invocation::CheckConfig(sources) => show(&sources, valid),
+        Invocation::Connect(sources) => match config::load(&sources) {
+            Ok(loaded) => connect(&loaded),
+            Err(problems) => refuse(&problems),
+        },
         Invocation::Completions(shell, completed) => print(&completions(shell, completed)),
     }
 }
@@ -70,6 +71,27 @@ fn show(sources: &Sources, render: impl FnOnce(&Loaded) -> String) -> ExitCode {
     match config::load(sources) {
         Ok(loaded) => print(&render(&loaded)),
         Err(problems) => refuse(&problems),
+    }
+}
+
+fn valid(loaded: &Loaded) -> String {
+    let file = loaded.file.as_ref().map_or("no file".to_owned(), |path| path.display().to_string());
+    format!("the configuration is valid ({file})\n")
+}
+
+/// Tries what the configuration names, beyond what it says.
+fn connect(loaded: &Loaded) -> ExitCode {
+    let found = match &loaded.config.worker.redis {
+        Some(redis) => baton_worker::redis::check(redis),
+        None => Ok(format!("the backplane is {}: there is nothing to connect to", loaded.config.supervisor.backplane)),
+    };
+    match found {
+        Ok(found) => print(&format!("{}{found}\n", valid(loaded))),
+        Err(reason) => {
+            print(&valid(loaded));
+            eprintln!("baton: {reason}");
+            ExitCode::FAILURE
+        }
     }
 }
 

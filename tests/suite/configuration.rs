@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use crate::harness::service::{Builder, baton, forget_settings};
+use crate::harness::service::{Builder, baton, die_with_us, forget_settings};
 use crate::harness::{Client, Service};
 
 /// The exit code of a refused configuration.
@@ -332,6 +333,43 @@ fn a_configuration_is_checked_without_starting_anything() {
     assert!(said.contains("a whole number from 1 to 64"), "{said}");
     let output = place.command("check-config").arg("--print-config").output().expect("baton runs");
     assert_eq!(code(&output), Some(2));
+}
+
+#[test]
+fn the_redis_of_a_configuration_is_tried_if_asked() {
+    let place = Place::new();
+    let connect = |url: &str, prefix: &str| {
+        let mut command = place.command("check-config");
+        command.arg("--connect").env("REDIS_URL", url).env("BATON_REDIS_PREFIX", prefix);
+        let output = command.output().expect("baton runs");
+        let told = text(&output.stdout) + &text(&output.stderr);
+        assert!(told.starts_with("the configuration is valid (") && told.lines().count() == 2, "{told}");
+        (code(&output), told)
+    };
+    let (status, told) = connect("none", "a");
+    assert_eq!(status, Some(0));
+    assert!(told.contains("the backplane is embedded (") && told.contains("nothing to connect to"), "{told}");
+
+    let socket = place.path("redis.sock");
+    let url = format!("unix://{}?pass=hunter2", socket.display());
+    let (status, told) = connect(&url, "a");
+    assert_eq!(status, Some(1));
+    let shown = format!("redis+unix://{}?db=0&pass=***", socket.display());
+    assert!(told.contains(&format!("\nbaton: {shown}: Redis cannot be reached: ")), "{told}");
+
+    let mut command = Command::new("redis-server");
+    command.args(["--port", "0", "--requirepass", "hunter2", "--unixsocket"]).arg(&socket).current_dir(&place.dir);
+    die_with_us(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let mut redis = command.spawn().expect("redis-server is installed");
+    let mut lines = BufReader::new(redis.stdout.take().expect("a pipe")).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("ready to accept connections at"))));
+    let (status, told) = connect(&url, "a");
+    assert_eq!(status, Some(0), "{told}");
+    assert!(told.contains(&format!("\n{shown} serves: Redis ")), "{told}");
+    let (status, told) = connect(&url.replace("hunter2", "hunter3"), "a");
+    assert_eq!(status, Some(1));
+    assert!(told.contains("Redis does not accept the user and password") && !told.contains("hunter"), "{told}");
+    redis.kill().and_then(|()| redis.wait()).expect("it ran");
 }
 
 #[test]
