@@ -5,6 +5,7 @@ mod ending;
 mod fanout;
 mod output;
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -71,6 +72,8 @@ pub(crate) struct Hub<A: App> {
     /// One connection's replies, on their way out.
     out: Vec<u8>,
     rooms: Rooms,
+    /// What came right behind a handshake, of connections that were not read yet.
+    early: HashMap<usize, Vec<u8>>,
     /// Connections that may have more to read than one turn takes.
     again: Vec<usize>,
     /// Connections whose phase has changed in this turn.
@@ -140,6 +143,7 @@ impl<A: App> Hub<A> {
             spare: Batch::default(),
             out: Vec::new(),
             rooms: Rooms::default(),
+            early: HashMap::new(),
             again: Vec::new(),
             changed: Vec::new(),
             deadlines: Vec::new(),
@@ -253,11 +257,12 @@ impl<A: App> Hub<A> {
             self.batch.look_up();
         }
         self.end_part(key, wishes, None);
-        let mut early = upgraded.early;
-        if !early.is_empty() {
-            self.feed(key, &mut early);
-        }
         self.finish(begun);
+        if !upgraded.early.is_empty() {
+            self.early.insert(key, upgraded.early);
+            self.read(key, false);
+            self.finish(begun);
+        }
         // Its 101 went out before the drain began, and nobody else will tell it.
         if self.draining {
             self.say_bye(&[key], begun);
@@ -283,7 +288,15 @@ impl<A: App> Hub<A> {
         if connection.phase == Phase::Open && connection.output.is_some() && !self.draining {
             return;
         }
+        if !connection.known && connection.unanswered > 0 {
+            // Its session is being looked up. If it cannot be known now, what it sends must not have been counted.
+            return;
+        }
         connection.heard = true;
+        if let Some(mut early) = self.early.remove(&key) {
+            self.feed(key, &mut early);
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return };
         let mut scratch = std::mem::take(&mut self.scratch);
         match connection.receive(&mut scratch) {
             Ok(Received::Bytes(n)) => {
@@ -537,6 +550,10 @@ impl<A: App> Hub<A> {
             let key = part.key;
             let Some(connection) = self.connections.get_mut(key).filter(|c| c.id == part.id) else { continue };
             connection.unanswered -= 1;
+            if !connection.known && connection.unanswered == 0 {
+                // It was not read so far.
+                self.again.push(key);
+            }
             if connection.phase != Phase::Open {
                 // It may have waited for this.
                 self.changed.push(key);

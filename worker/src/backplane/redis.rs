@@ -88,7 +88,8 @@ impl Redis {
         let connector = crate::redis::Connector::new(settings)?;
         let cluster = connector.is_cluster();
         // A second longer than the host's own record of it, whose seconds are whole ones: it must not outlive the session.
-        let layout = Rc::new(Layout { prefix: settings.prefix.clone(), session_ttl: session_ttl.as_secs() + 1, cluster });
+        let layout =
+            Rc::new(Layout { prefix: settings.prefix.clone(), session_ttl: session_ttl.as_secs() + 1, cluster });
         let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone(), settings.timeout);
         let redis = Redis {
             host,

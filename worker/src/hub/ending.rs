@@ -224,6 +224,7 @@ impl<A: App> Hub<A> {
 
     fn remove(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
+        self.early.remove(&key);
         // Before the descriptor closes: another process may hold the same socket, and this epoll would go on
         // telling of it.
         let _ = self.poll.registry().deregister(&mut SourceFd(&connection.socket.as_raw_fd()));

@@ -66,7 +66,11 @@ pub(super) fn spawn<A: App>(shared: &Rc<Shared<A>>) -> io::Result<Tasks> {
 /// Turns when the inner epoll is readable; lets others go in between.
 async fn turns<A: App>(shared: Rc<Shared<A>>, epoll: Readable) {
     loop {
-        if epoll.ready().await.is_err() {
+        let ready = tokio::select! {
+            ready = epoll.ready() => ready,
+            () = shared.settled.notified() => Ok(()),
+        };
+        if ready.is_err() {
             return;
         }
         let mut begun = Instant::now();

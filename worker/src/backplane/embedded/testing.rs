@@ -104,7 +104,7 @@ enum Answer {
 }
 
 /// An instance in another process. Dropping it is SIGKILL.
-pub(super) struct Remote {
+pub(crate) struct Remote {
     child: Child,
     calls: ChildStdin,
     answers: BufReader<ChildStdout>,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use super::{Event, Message, Redis};
+use super::{Event, Link, Message, Redis};
 use crate::backplane::conformance::{Cluster, Instance, SOON};
 use crate::backplane::embedded::testing::Directory;
 use crate::backplane::{Backplane, BackplaneError, Progress};
@@ -20,7 +20,7 @@ use crate::token::Token;
 /// A Redis that many hosts share.
 pub(super) struct Hosts {
     pub(super) server: Server,
-    ttl: Duration,
+    pub(super) ttl: Duration,
 }
 
 impl Hosts {
@@ -32,7 +32,7 @@ impl Hosts {
     pub(super) fn host(&self) -> Host {
         let mut host = Host::on(Directory::new(), self.server.settings(), self.ttl);
         host.until("Redis is there, and publications are heard", |host| {
-            host.up && host.redis.health().lease_holder.is_some()
+            host.is_up() && host.redis.health().lease_holder.is_some()
         });
         host
     }
@@ -61,11 +61,9 @@ impl Cluster for Hosts {
 /// The worker of a host. Its driver runs only while something is waited for.
 pub(super) struct Host {
     pub(super) redis: Redis,
-    pub(super) up: bool,
     pub(super) missed: u64,
     pub(super) heard: VecDeque<Message>,
     events: mpsc::Receiver<Event>,
-    settings: Settings,
     url: String,
     local: LocalSet,
     runtime: Runtime,
@@ -82,22 +80,23 @@ impl Host {
         let (sender, events) = mpsc::channel(64);
         local.spawn_local(driver.run(sender, Duration::from_secs(3600)));
         let (heard, url) = (VecDeque::new(), settings.address.to_string());
-        Host { redis, up: false, missed: 0, heard, events, settings, url, local, runtime, directory }
+        Host { redis, missed: 0, heard, events, url, local, runtime, directory }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.redis.link, Link::Up)
     }
 
     /// The next event, if one comes within the time.
     fn event(&mut self, within: Duration) -> Option<Event> {
         let Host { local, runtime, events, .. } = self;
-        local.block_on(runtime, timeout(within, events.recv())).ok().flatten()
+        local.block_on(runtime, async { timeout(within, events.recv()).await }).ok().flatten()
     }
 
     /// Takes what the driver says, and settles a commit that is under way.
     fn pump(&mut self, within: Duration, batch: &mut Batch) -> Option<Result<(), BackplaneError>> {
         match self.event(within)? {
-            Event::Link(change) => {
-                self.up = change.is_ok();
-                self.redis.link(change.as_ref().map(|()| ()));
-            }
+            Event::Link(change) => self.redis.link(change.as_ref().map(|()| ())),
             Event::Missed(missed) => self.missed += missed,
             Event::Heard(message) => self.heard.push_back(message),
             Event::Settled(settlement) => return Some(self.redis.settle(batch, settlement)),
