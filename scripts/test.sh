@@ -2,8 +2,9 @@
 # All tests, on a machine that may have nothing but the Rust toolchain.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+<<<<<<< HEAD
 scripts/needs.sh cc=gcc make=make curl=curl chromium=chromium debootstrap=debootstrap python3=python3 setpriv=util-linux \
-  redis-server=redis-server redis-sentinel=redis-sentinel openssl=openssl
+  redis-server=redis-server redis-cli=redis-tools openssl=openssl
 # Each test opens what it needs; the limit is per process.
 ulimit -n "$(ulimit -Hn)"
 scripts/autobahn-root.sh

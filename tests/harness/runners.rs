@@ -1,27 +1,33 @@
 //! Clients that send without pause and resume their sessions whenever their connections end, and the book of all counts
 //! that they were given.
 
+mod runner;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
 
-use serde_json::Value;
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::runtime;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::client::{Raw, Refused, frame, read_frame, soon};
+use super::client::soon;
 use super::{Service, eventually_async};
-
-/// Messages that each client has in flight.
-const WINDOW: usize = 8;
+use runner::Runner;
 
 /// A crowd of such clients. Every count is checked as it comes: to one client none goes backward, and none is given
 /// twice in one session.
+///
+/// They are on a thread of their own: a test may wait for something without holding them up.
 pub struct Runners {
     book: Arc<Mutex<Book>>,
     tasks: Vec<JoinHandle<()>>,
     through_outages: bool,
+    track: runtime::Handle,
+    /// Dropped with the rest, which ends the thread and whoever is on it.
+    _end: oneshot::Sender<()>,
 }
 
 /// What happened so far.
@@ -68,7 +74,10 @@ impl Book {
 impl Runners {
     /// Nobody yet.
     pub fn none() -> Runners {
-        Runners { book: Arc::default(), tasks: Vec::new(), through_outages: false }
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (track, (end, ended)) = (runtime.handle().clone(), oneshot::channel());
+        thread::spawn(move || runtime.block_on(ended));
+        Runners { book: Arc::default(), tasks: Vec::new(), through_outages: false, track, _end: end }
     }
 
     /// What those who count may do while they cannot ask one another: put off a resume (1013, with a hint when to come
@@ -92,18 +101,21 @@ impl Runners {
             self.book().answers.push(0);
             let (session, book, through_outages) = (session.into(), self.book.clone(), self.through_outages);
             let runner = Runner { address, session, index, last: 0, book, through_outages };
-            self.tasks.push(tokio::spawn(runner.run()));
+            self.tasks.push(self.track.spawn(runner.run()));
         }
     }
 
     /// The book, locked; whatever went wrong so far is a panic.
     #[track_caller]
     pub fn book(&self) -> MutexGuard<'_, Book> {
-        let book = self.book.lock().expect("no client has panicked");
-        if let Some(failure) = &book.failure {
-            panic!("{failure}");
+        let book = open(&self.book);
+        match book.failure.clone() {
+            Some(failure) => {
+                drop(book);
+                panic!("{failure}");
+            }
+            None => book,
         }
-        book
     }
 
     /// Waits until every client that is running has got `more` counts from now on.
@@ -131,6 +143,22 @@ impl Runners {
         }
     }
 
+    /// As [`Runners::stop`], while something happens that they would not survive: none sees anything of it.
+    pub async fn stop_and(&mut self, act: impl FnOnce()) {
+        let (tell, told) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        // As long as this does not go on, nothing on their thread does.
+        self.track.spawn(async move {
+            let _ = tell.send(());
+            let _ = released.recv();
+        });
+        told.recv().expect("their thread lives");
+        act();
+        self.tasks.iter().for_each(JoinHandle::abort);
+        drop(release);
+        self.stop().await;
+    }
+
     /// Lets each hear the answers to all that it has sent, and go. Unless connections were lost, all is answered then.
     pub async fn finish(&mut self) {
         self.book().over = true;
@@ -139,6 +167,11 @@ impl Runners {
         }
         drop(self.book());
     }
+}
+
+/// The book, also when a test has panicked over it: its clients go on until they are dropped.
+fn open(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+    book.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Names of sessions for runners: some of one client each, and one that many share.
@@ -167,142 +200,5 @@ pub async fn check_totals(service: &Service, all: &[&Runners]) {
         *book.sent.entry(session.clone()).or_default() += 1;
         *book.answered.entry(session.clone()).or_default() += 1;
         book.counts.entry(session).or_default().insert(total + 1);
-    }
-}
-
-struct Runner {
-    address: SocketAddr,
-    session: String,
-    index: usize,
-    last: u64,
-    book: Arc<Mutex<Book>>,
-    through_outages: bool,
-}
-
-/// How a connection ended.
-enum End {
-    Lost,
-    Bye,
-    /// Come back after this time.
-    Refused(Duration),
-    /// All is sent and answered.
-    Done,
-    Wrong(String),
-}
-
-impl Runner {
-    async fn run(mut self) {
-        let path = format!("/ws/chat/?session_uuid={}", self.session);
-        while !self.is_over() {
-            let end = match Raw::try_connect(self.address, &path, b"").await {
-                Ok(raw) => self.send_without_pause(raw).await,
-                Err(Refused::Lost(_)) => {
-                    self.note(|book| book.unanswered += 1);
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                Err(refused) => End::Wrong(refused.to_string()),
-            };
-            match end {
-                End::Lost => self.note(|book| book.lost += 1),
-                End::Bye => self.note(|book| book.byes += 1),
-                End::Refused(hint) => {
-                    self.note(|book| book.refused += 1);
-                    tokio::time::sleep(hint).await;
-                }
-                End::Done => return,
-                End::Wrong(what) => {
-                    let what = format!("client {} of session {}: {what}", self.index, self.session);
-                    return self.note(|book| book.failure = Some(what));
-                }
-            }
-        }
-    }
-
-    async fn send_without_pause(&mut self, raw: Raw) -> End {
-        let mut stream = BufReader::new(raw.stream);
-        let message = frame(0x81, b"on and on");
-        let (mut owed, mut under_way, mut counts) = (WINDOW, 0, 0_u64);
-        let mut heard = Instant::now();
-        loop {
-            self.note(|book| *book.sent.entry(self.session.clone()).or_default() += owed as u64);
-            under_way += owed as u64;
-            if stream.write_all(&message.repeat(owed)).await.is_err() {
-                // What was answered before the end is still to be read.
-                owed = 0;
-            }
-            let next = soon(read_frame(&mut stream)).await;
-            if counts > 0 {
-                self.note(|book| book.longest_pause = book.longest_pause.max(heard.elapsed()));
-            }
-            heard = Instant::now();
-            let text = match next {
-                Some((0x81, text)) => text,
-                Some((0x88, close)) => {
-                    let _ = stream.write_all(&frame(0x88, &close[..close.len().min(2)])).await;
-                    return self.closed(&close, counts, under_way);
-                }
-                Some((first, _)) => return End::Wrong(format!("a frame that begins with {first:#x}")),
-                None => return End::Lost,
-            };
-            match self.take(&text) {
-                Ok(true) => (counts, under_way) = (counts + 1, under_way - 1),
-                Ok(false) => {}
-                Err(wrong) => return End::Wrong(wrong),
-            }
-            owed = owed.min(1);
-            if self.is_over() {
-                owed = 0;
-                if under_way == 0 {
-                    let _ = stream.write_all(&frame(0x88, &1000_u16.to_be_bytes())).await;
-                    while soon(read_frame(&mut stream)).await.is_some() {}
-                    return End::Done;
-                }
-            }
-        }
-    }
-
-    /// The end by a close, after so many counts on this connection, and with so many messages unanswered.
-    fn closed(&self, close: &[u8], counts: u64, under_way: u64) -> End {
-        let code = close.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
-        let reason = String::from_utf8_lossy(close.get(2..).unwrap_or_default());
-        let hint = reason.strip_prefix("retry_ms=").and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
-        let end = match (code, hint) {
-            (1001, Some(_)) => End::Bye,
-            // Who is served already is not sent away.
-            (1013, Some(hint)) if self.through_outages && counts == 0 => End::Refused(hint),
-            _ => return End::Wrong(format!("closed with {code} {reason:?} after {counts} counts on this connection")),
-        };
-        // Both say that what they have not answered was not counted.
-        self.note(|book| *book.sent.entry(self.session.clone()).or_default() -= under_way);
-        end
-    }
-
-    /// Takes a message down; whether it was a count.
-    fn take(&mut self, text: &[u8]) -> Result<bool, String> {
-        let json: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        if json["bye"] == true {
-            let total = json["total"].as_u64().unwrap_or(0);
-            return if total >= self.last { Ok(false) } else { Err(format!("bye with {total} after {}", self.last)) };
-        }
-        let count = json["count"].as_u64().ok_or_else(|| format!("neither count nor bye: {json}"))?;
-        if count <= self.last {
-            return Err(format!("{count} after {}", self.last));
-        }
-        self.last = count;
-        let mut book = self.book.lock().expect("no client has panicked");
-        book.answers[self.index] += 1;
-        *book.answered.entry(self.session.clone()).or_default() += 1;
-        let is_new = book.counts.entry(self.session.clone()).or_default().insert(count);
-        book.repeated += u64::from(!is_new);
-        if is_new || self.through_outages { Ok(true) } else { Err(format!("{count} was given twice")) }
-    }
-
-    fn is_over(&self) -> bool {
-        self.book.lock().expect("no client has panicked").over
-    }
-
-    fn note(&self, note: impl FnOnce(&mut Book)) {
-        note(&mut self.book.lock().expect("no client has panicked"));
     }
 }

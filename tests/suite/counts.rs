@@ -61,9 +61,8 @@ async fn no_count_is_lost_or_doubled_when_everything_is_killed_at_once() {
         runners.go(service.address, sessions());
         runners.everyone_gets(1).await;
         runners.all_get(random.u64(1..5000)).await;
-        service.kill_all();
-        // With them goes what they have sent and was not answered.
-        runners.stop().await;
+        // With the clients goes what they have sent and was not answered.
+        runners.stop_and(|| service.kill_all()).await;
         let again = builder.clone().listen(service.address);
         let begun = Instant::now();
         service = again.start();

@@ -25,8 +25,8 @@ pub struct Link {
 /// How a link is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// Nothing arrives any more and nobody is told, on open connections and on new ones. What was held up goes on its way
-    /// once the link is healed.
+    /// Nothing arrives any more and nobody is told, on open connections and on new ones. What was held up goes on its
+    /// way once the link is healed.
     Silent,
     /// Open connections are reset, new ones refused.
     Reset,

@@ -22,14 +22,16 @@ pub(super) struct Listener {
     beats: Vec<SystemTime>,
     /// Anything else that came.
     pub(super) notices: Vec<Value>,
-    /// How late the latest of the heartbeats was.
+    /// How late the latest was of those that were waited for.
     latest: Duration,
+    waits_since: SystemTime,
 }
 
 impl Listener {
     pub(super) async fn on(service: &Service) -> Listener {
         let client = Client::connect(&service.url()).await;
-        Listener { client, beats: Vec::new(), notices: Vec::new(), latest: Duration::ZERO }
+        let waits_since = SystemTime::now();
+        Listener { client, beats: Vec::new(), notices: Vec::new(), latest: Duration::ZERO, waits_since }
     }
 
     /// The next message: a heartbeat, or it is put to the notices.
@@ -41,12 +43,16 @@ impl Listener {
         if let Some(last) = self.beats.last() {
             assert_eq!(beat, *last + INTERVAL, "twice, or one was left out: {:?} and {json}", self.beats);
         }
-        self.latest = self.latest.max(beat.elapsed().expect("not before its time"));
+        let late = beat.elapsed().expect("not before its time");
+        if beat > self.waits_since {
+            self.latest = self.latest.max(late);
+        }
         self.beats.push(beat);
     }
 
     /// Reads up to the first heartbeat after this time.
     async fn listen_until(&mut self, until: SystemTime) {
+        self.waits_since = SystemTime::now();
         while self.beats.last().is_none_or(|last| *last < until) {
             self.listen().await;
         }

@@ -91,7 +91,9 @@ async fn a_session_ends_with_its_time_to_live_but_not_while_it_is_connected_anyw
     let mut silent = Client::connect(&hosts[0].session_url("connected")).await;
     assert_eq!(count(&mut silent).await, 1);
     assert_eq!(hosts[1].count_one("connected").await, 2);
-    for key in redis.ask(&["KEYS", "*idle*"]).lines() {
+    let keys = redis.ask(&["KEYS", "*idle*"]);
+    assert!(!keys.is_empty(), "it is there under its name");
+    for key in keys.lines() {
         assert!(redis.ask(&["PTTL", key]).parse::<i64>().expect("a number") > 0, "{key} stays for ever");
     }
     // Time is what this is about: twice the time to live, and the second that it may be rounded up to.

@@ -109,4 +109,6 @@ async fn a_cluster_of_which_only_one_named_node_is_left_is_found_by_it() {
         assert_eq!(service.count_one("def").await, n);
     }
     assert_eq!(service.metric("backplane_degraded"), 0.0);
+    let at = ["abc", "def"].map(|session| cluster.find(&format!("*{session}*")).0);
+    eprintln!("they are at {at:?}");
 }

@@ -138,7 +138,7 @@ impl Embedded {
             }
             let units: Vec<Planned> = units.into_values().collect();
             for planned in &units {
-                ledger.journal(&planned.unit)?;
+                ledger.journal(&planned.unit, wall_ms())?;
                 before.remove(&planned.unit.id);
             }
             let before = before.into_iter().map(|id| ledger.journaled(id)).collect::<Result<Vec<_>, _>>()?;
@@ -194,7 +194,8 @@ impl Embedded {
                 ledger.change += (item.by - item.sealed) as i64;
                 item.sealed = item.by;
             }
-            ledger.journal(&unit)?;
+            // From now on it is anybody's.
+            ledger.journal(&unit, 0)?;
             Ok(())
         })?;
         for (index, shown) in planned.answers.iter().flatten() {
@@ -424,11 +425,11 @@ impl Ledger<'_, '_, '_> {
     }
 
     /// One that counts nothing needs no journal.
-    fn journal(&mut self, unit: &Unit) -> Result<(), heed::Error> {
+    fn journal(&mut self, unit: &Unit, since: u64) -> Result<(), heed::Error> {
         if unit.items.iter().all(|item| item.by == 0) {
             return Ok(());
         }
-        self.tables.journal.put(self.txn, &unit.id.to_bytes(), &unit.encode(wall_ms()))
+        self.tables.journal.put(self.txn, &unit.id.to_bytes(), &unit.encode(since))
     }
 
     fn journaled(&self, id: UnitId) -> Result<Option<Unit>, heed::Error> {
