@@ -186,7 +186,7 @@ impl Embedded {
         self.keep_books(Aim::Growth, planned.unit.items.len(), |ledger| {
             // Somebody may have found it in the journal and brought it to Redis: then all is well.
             let Some(mut unit) = ledger.journaled(planned.unit.id)? else { return Ok(()) };
-            for item in &mut unit.items {
+            for item in unit.items.iter_mut().filter(|item| item.by > 0) {
                 let mut delta = ledger.delta(&item.session)?;
                 delta.born |= delta == Delta::default() && item.floor == 0;
                 delta.units.insert(unit.id, item.by);
@@ -492,7 +492,8 @@ impl Unit {
     fn encode(&self, since: u64) -> Vec<u8> {
         let mut bytes = since.to_le_bytes().to_vec();
         bytes.extend(self.group.to_le_bytes());
-        for item in self.items.iter().filter(|item| item.by > 0) {
+        // Those that count nothing too: the answer has a count for each.
+        for item in &self.items {
             let session = item.session.as_ref();
             bytes.push(session.len() as u8);
             bytes.extend_from_slice(session);
