@@ -13,6 +13,7 @@ mod heartbeat;
 mod hosts;
 mod lab;
 mod memory;
+mod merge;
 mod outages;
 mod refusals;
 mod replicas;

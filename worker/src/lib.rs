@@ -19,6 +19,7 @@ pub mod app;
 mod backplane;
 mod batch;
 mod connection;
+mod fault;
 mod frame;
 mod heartbeat;
 mod http;

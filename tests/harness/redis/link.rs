@@ -180,9 +180,12 @@ async fn pass(
     loop {
         let n = from.read(&mut bytes).await?;
         // An end is held up by a cut, like anything else; only what is lost for good waits for nothing.
-        let goes_on = |wire: &Wire| wire.carries(number) || n == 0 && number < wire.lost_before;
-        if wire.wait_for(goes_on).await.is_err() || n == 0 {
-            return Ok(());
+        let goes_on = |wire: &Wire| wire.carries(number) || number < wire.lost_before;
+        let lost = wire.wait_for(goes_on).await.map(|wire| !wire.carries(number));
+        match lost {
+            Ok(true) if n > 0 => continue,
+            Ok(false) if n > 0 => {}
+            Ok(_) | Err(_) => return Ok(()),
         }
         to.write_all(&bytes[..n]).await?;
     }

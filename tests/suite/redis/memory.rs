@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Crowd, assert_put_off, host, two, wait_degraded, wait_whole};
 use crate::harness::redis::Setup;
-use crate::harness::{Client, Redis, Service};
+use crate::harness::{Client, Redis, Service, eventually};
 
 #[tokio::test]
 async fn who_is_connected_goes_on_and_a_resume_waits_for_redis() {
@@ -15,7 +15,9 @@ async fn who_is_connected_goes_on_and_a_resume_waits_for_redis() {
     open.send("before").await;
     assert_eq!(open.count().await, 1);
     // Nothing sent yet, but Redis was asked what it has.
+    let commits = hosts[0].metric("backplane_commits_total");
     let mut silent = Client::connect(&hosts[0].session_url("left")).await;
+    eventually("its session is looked up", || (hosts[0].metric("backplane_commits_total") > commits).then_some(()));
     redis.kill();
     for host in &hosts {
         wait_degraded(host, "unreachable").await;

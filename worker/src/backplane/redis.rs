@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use super::embedded::ledger::{Answered, Plan, Unit, UnitId};
 use super::{Announced, Backplane, BackplaneError, Embedded, Health, Progress, Settlement};
 use crate::batch::{Batch, Publication};
+use crate::fault;
 use crate::redis::{Failure, Settings};
 use script::{Counted, Layout};
 
@@ -123,6 +124,9 @@ impl Redis {
                 *source
             },
         )?;
+        if merged > 0 {
+            fault::point("merge noted");
+        }
         self.merged += merged;
         self.answered.clear();
         if batch.is_empty() {
@@ -187,6 +191,7 @@ impl Redis {
             // Stale could only be one that was sent before, and these are new.
             let Some(Counted::Counts(counts)) = answer() else {
                 outcome = outcome.and(self.host.keep(&planned, &mut batch.increments));
+                fault::point("unit kept");
                 continue;
             };
             planned.answer(&counts, &mut batch.increments);
@@ -224,9 +229,13 @@ impl Backplane for Redis {
     fn commit(&mut self, batch: &mut Batch) -> Result<Progress, BackplaneError> {
         if matches!(self.link, Link::Down) {
             self.host.count_here(batch)?;
+            fault::point("counted here");
             return Ok(Progress::Done);
         }
         let Some((flight, stages)) = self.plan(batch)? else { return Ok(Progress::Done) };
+        if flight.plan.merges() {
+            fault::point("merge planned");
+        }
         match self.requests.try_send(stages) {
             Ok(()) => {
                 self.under_way = Some(flight);
@@ -244,7 +253,17 @@ impl Backplane for Redis {
 
     fn settle(&mut self, batch: &mut Batch, settlement: Settlement) -> Result<(), BackplaneError> {
         match self.under_way.take() {
-            Some(flight) => self.take(flight, batch, settlement.0),
+            Some(flight) => {
+                let merges = flight.plan.merges();
+                if merges {
+                    fault::point("merge answered");
+                }
+                let outcome = self.take(flight, batch, settlement.0);
+                if merges {
+                    fault::point("merge settled");
+                }
+                outcome
+            }
             None => Ok(()),
         }
     }
@@ -255,6 +274,9 @@ impl Backplane for Redis {
         }
         match self.host.note(&self.answered) {
             Ok(merged) => {
+                if merged > 0 {
+                    fault::point("merge noted");
+                }
                 self.merged += merged;
                 self.answered.clear();
             }

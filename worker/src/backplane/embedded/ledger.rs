@@ -86,6 +86,14 @@ pub(crate) struct Plan {
     pub(crate) units: Vec<Planned>,
 }
 
+impl Plan {
+    /// Whether it brings messages to Redis that were answered before.
+    pub(crate) fn merges(&self) -> bool {
+        let sealed = |planned: &Planned| planned.unit.items.iter().any(|item| item.sealed > 0);
+        !self.before.is_empty() || self.units.iter().any(sealed)
+    }
+}
+
 /// What Redis has answered to a unit: the counts; none if it was merged so long ago that they are not known any more.
 pub(crate) type Answered = (Unit, Option<Vec<u64>>);
 
