@@ -86,8 +86,8 @@ pub(crate) trait Backplane {
         false
     }
 
-    /// The line to others is there, or is lost.
-    fn link(&mut self, _change: Result<(), &Failure>) {}
+    /// The line to others is lost, or is there again.
+    fn link(&mut self, _lost: Option<&Failure>) {}
 
     /// Whether there can be no other hosts.
     fn is_alone(&self) -> bool {

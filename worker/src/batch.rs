@@ -197,7 +197,7 @@ impl Batch {
     }
 
     /// How many parts there are.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn parts(&self) -> usize {
         self.parts.len()
     }
 
@@ -299,7 +299,7 @@ mod tests {
         let increment = Increment { token, by: 3, floor: Some(5), outcome: Outcome::Failed };
         assert_eq!(batch.increments, [increment]);
         batch.increments[0].outcome = Outcome::Count(10);
-        assert_eq!(batch.len(), 2);
+        assert_eq!(batch.parts(), 2);
         let first = batch.part(0);
         assert_eq!(
             first.pieces().collect::<Vec<_>>(),
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!((second.key, second.id, second.bytes_before_counted()), (3, 33, &b"only"[..]));
         assert_eq!(second.pieces().collect::<Vec<_>>(), [Piece::Bytes(b"only")]);
         batch.clear();
-        assert_eq!((batch.len(), batch.has_store_work()), (0, false));
+        assert_eq!((batch.parts(), batch.has_store_work()), (0, false));
     }
 
     #[test]

@@ -206,7 +206,7 @@ impl<A: App> Hub<A> {
     }
 
     fn is_full(&self) -> bool {
-        self.under_way.is_some() && (self.batch.len() >= MAX_GATHERED || self.batch.bytes() >= MAX_GATHERED_BYTES)
+        self.under_way.is_some() && (self.batch.parts() >= MAX_GATHERED || self.batch.bytes() >= MAX_GATHERED_BYTES)
     }
 
     /// Takes a connection whose handshake is over.
@@ -530,7 +530,7 @@ impl<A: App> Hub<A> {
 
     /// Lets the replies of a batch leave: its commit is over.
     fn deliver(&mut self, mut batch: Batch) {
-        if batch.len() > 0 {
+        if batch.parts() > 0 {
             self.reply(&batch);
             let took = batch.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
             self.metrics.observe(&DURATION, took, batch.messages().max(1));
@@ -545,7 +545,7 @@ impl<A: App> Hub<A> {
     }
 
     fn reply(&mut self, batch: &Batch) {
-        for index in 0..batch.len() {
+        for index in 0..batch.parts() {
             let part = batch.part(index);
             let key = part.key;
             let Some(connection) = self.connections.get_mut(key).filter(|c| c.id == part.id) else { continue };

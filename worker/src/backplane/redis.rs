@@ -244,8 +244,8 @@ impl Backplane for Redis {
             Err(error) => {
                 // The driver takes one after the other, and there is never more than one.
                 tracing::error!(%error, "the task that talks to redis does not listen");
-                let units = flight.plan.units.iter();
-                units.map(|planned| self.host.keep(planned, &mut batch.increments)).collect::<Result<(), _>>()?;
+                let mut units = flight.plan.units.iter();
+                units.try_for_each(|planned| self.host.keep(planned, &mut batch.increments))?;
                 Ok(Progress::Done)
             }
         }
@@ -297,15 +297,15 @@ impl Backplane for Redis {
             })
     }
 
-    fn link(&mut self, change: Result<(), &Failure>) {
-        match change {
-            Ok(()) => {
+    fn link(&mut self, lost: Option<&Failure>) {
+        match lost {
+            None => {
                 self.link = Link::Up;
                 if let Some(away) = self.health.borrow_mut().up() {
                     tracing::info!(away_seconds = away.as_secs_f64(), "redis is back");
                 }
             }
-            Err(failure) => self.lose(failure),
+            Some(failure) => self.lose(failure),
         }
     }
 

@@ -30,7 +30,7 @@ async fn take<A: App>(shared: Rc<Shared<A>>, mut events: mpsc::Receiver<Event>) 
         match event {
             Event::Link(change) => {
                 let mut hub = shared.hub.borrow_mut();
-                hub.backplane.link(change.as_ref().map_err(|failure| failure).map(|()| ()));
+                hub.backplane.link(change.err().as_ref());
                 hub.tell_health();
                 hub.work_off();
                 drop(hub);

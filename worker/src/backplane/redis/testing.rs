@@ -96,7 +96,7 @@ impl Host {
     /// Takes what the driver says, and settles a commit that is under way.
     fn pump(&mut self, within: Duration, batch: &mut Batch) -> Option<Result<(), BackplaneError>> {
         match self.event(within)? {
-            Event::Link(change) => self.redis.link(change.as_ref().map(|()| ())),
+            Event::Link(change) => self.redis.link(change.err().as_ref()),
             Event::Missed(missed) => self.missed += missed,
             Event::Heard(message) => self.heard.push_back(message),
             Event::Settled(settlement) => return Some(self.redis.settle(batch, settlement)),
