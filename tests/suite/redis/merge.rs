@@ -30,10 +30,11 @@ async fn dies_at(point: &str) {
     wait_whole(&service).await;
     runners.everyone_gets(10).await;
     runners.finish().await;
-    let book = runners.book();
-    eprintln!("{} counts, {} lost, {} put off, {} repeated", book.total(), book.lost, book.refused, book.repeated);
-    assert!(book.lost > 0, "the death was not felt");
-    drop(book);
+    {
+        let book = runners.book();
+        eprintln!("{} counts, {} lost, {} put off, {} repeated", book.total(), book.lost, book.refused, book.repeated);
+        assert!(book.lost > 0, "the death was not felt");
+    }
     check_totals(&service, &[&runners]).await;
     check_totals(&host().with_redis(&redis).start(), &[&runners]).await;
 }
