@@ -195,6 +195,9 @@ impl Redis {
                 continue;
             };
             planned.answer(&counts, &mut batch.increments);
+            for (item, _) in planned.unit.items.iter().zip(&counts).filter(|(_, count)| count.is_none()) {
+                tracing::error!(session_uuid = %item.session, "the session's key in redis holds something else: it is not counted");
+            }
             self.answered.push((planned.unit, Some(known(&counts))));
         }
         if flight.publications > 0
@@ -228,6 +231,7 @@ fn new_source() -> UnitId {
 impl Backplane for Redis {
     fn commit(&mut self, batch: &mut Batch) -> Result<Progress, BackplaneError> {
         if matches!(self.link, Link::Down) {
+            self.rest();
             self.host.count_here(batch)?;
             fault::point("counted here");
             return Ok(Progress::Done);
