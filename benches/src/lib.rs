@@ -7,7 +7,7 @@
 //! * [`frame`], [`handshake`], [`listening`]: as much of RFC 6455 as the floor and the client need.
 //! * [`client`]: the load client, one thread and one epoll, run by `bench_client` in a process of its own.
 //! * [`child`], [`procfs`], [`cores`], [`machine`]: start, place, bound and measure processes.
-//! * [`targets`]: how each server is started.
+//! * [`targets`]: how each server is started; [`redis`]: a Redis beside it, and what it was sent.
 //! * [`rows`]: the measurements; [`table`]: what is printed.
 
 #![deny(unsafe_code)]
@@ -20,6 +20,7 @@ pub mod handshake;
 pub mod listening;
 pub mod machine;
 pub mod procfs;
+pub mod redis;
 pub mod rows;
 pub mod table;
 pub mod targets;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::iter::Sum;
+use std::time::Duration;
 
 /// What the scheduler accounts to a process, all its threads together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +67,24 @@ impl Sum for Cpu {
     }
 }
 
+/// For how long a core has had nothing to do, in the steps of 10 ms of `/proc/stat`.
+///
+/// # Errors
+/// There is no such core.
+pub fn idle(core: usize) -> io::Result<Duration> {
+    let name = format!("cpu{core}");
+    let stat = fs::read_to_string("/proc/stat")?;
+    let times = stat.lines().map(str::split_ascii_whitespace).find_map(|mut words| {
+        let is_it = words.next() == Some(name.as_str());
+        is_it.then(|| words.map(str::parse::<u64>).collect::<Result<Vec<_>, _>>())
+    });
+    // user, nice, system, idle, and idle with a disk that is awaited.
+    match times {
+        Some(Ok(times)) if times.len() > 4 => Ok(Duration::from_millis(10 * (times[3] + times[4]))),
+        _ => Err(io::Error::new(ErrorKind::InvalidData, format!("a stat without {name}"))),
+    }
+}
+
 /// A process and all its descendants, itself first. Those that have just ended are left out.
 pub fn family(pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
@@ -113,5 +132,11 @@ mod tests {
         assert!(Cpu::of(&[pid]).unwrap().spent_ns > 0);
         assert!(pss(&[pid]).unwrap() > 4096);
         assert_eq!(family(pid)[0], pid);
+    }
+
+    #[test]
+    fn a_core_is_idle_for_a_while_and_another_does_not_exist() {
+        assert!(idle(0).unwrap() > Duration::ZERO);
+        assert!(idle(1_000_000).is_err());
     }
 }

@@ -3,6 +3,7 @@
 pub mod idle;
 pub mod life;
 pub mod messages;
+pub mod redis;
 
 use crate::cores;
 use crate::targets::Programs;

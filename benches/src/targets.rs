@@ -88,7 +88,7 @@ impl Programs {
     /// No temporary directory, no free port.
     pub fn baton(&self, workers: u16, heartbeat: &'static str) -> io::Result<Baton<'_>> {
         let directory = tempfile::Builder::new().prefix("baton-bench-").tempdir()?;
-        Ok(Baton { program: &self.baton, workers, heartbeat, directory })
+        Ok(Baton { program: &self.baton, workers, heartbeat, redis: None, directory })
     }
 }
 
@@ -97,10 +97,17 @@ pub struct Baton<'a> {
     program: &'a Path,
     workers: u16,
     heartbeat: &'static str,
+    redis: Option<String>,
     directory: TempDir,
 }
 
 impl Baton<'_> {
+    /// With the Redis at this URL instead of the embedded store alone.
+    #[must_use]
+    pub fn with_redis(self, url: String) -> Self {
+        Baton { redis: Some(url), ..self }
+    }
+
     /// Starts it, on one core if one is given, and waits until `/readyz` is 200.
     ///
     /// # Errors
@@ -118,7 +125,8 @@ impl Baton<'_> {
             .arg(self.directory.path().join("state"))
             .args(["--heartbeat-interval", self.heartbeat])
             .args(["--max-message-rate", "0"])
-            .args(["--log-level", "warn"]);
+            .args(["--log-level", "warn"])
+            .args(["--redis-url", self.redis.as_deref().unwrap_or("none")]);
         // What the shell that runs the bench has set is not what is measured.
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();

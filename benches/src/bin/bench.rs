@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use baton_benches::machine::{self, Machine};
-use baton_benches::rows::{Bench, idle, life, messages};
+use baton_benches::rows::{Bench, idle, life, messages, redis};
 use baton_benches::table::{self, Row};
 use baton_benches::targets::Programs;
 use clap::{Parser, ValueEnum};
@@ -42,6 +42,8 @@ enum Group {
     One,
     /// CPU per message, bursts of 16
     Burst,
+    /// CPU per message with Redis, and what it is sent
+    Redis,
     /// Memory of idle connections
     Idle,
     /// Start to /readyz 200
@@ -71,7 +73,7 @@ fn run(cli: &Cli) -> io::Result<bool> {
     let mut bench = Bench::new(Programs { directory, baton }, cli.quick)?;
     bench.rounds = cli.rounds.unwrap_or(bench.rounds).max(1);
     // Each wait has its own bound; this is for what nobody thought of. The kernel then ends this process and its children.
-    alarm::set(200 + 20 * u32::try_from(bench.rounds).unwrap_or(u32::MAX / 40));
+    alarm::set(220 + 26 * u32::try_from(bench.rounds).unwrap_or(u32::MAX / 52));
 
     let machine = Machine::of_this_run()?;
     print_facts(&machine, &bench);
@@ -93,6 +95,9 @@ fn measure(cli: &Cli, bench: &Bench) -> Vec<Row> {
         if wanted(group) {
             rows.extend(messages::measure(bench, case, progress));
         }
+    }
+    if wanted(Group::Redis) {
+        rows.extend(redis::measure(bench, progress));
     }
     if wanted(Group::Idle) {
         let sizes: &[usize] = if cli.quick { &[5_000] } else { &[5_000, 20_000] };
@@ -130,7 +135,8 @@ fn print_facts(machine: &Machine, bench: &Bench) {
         machine.load
     );
     println!(
-        "messages: text \"hello\"; {cores}; {} rounds of {:?} in turn; baton with one worker, embedded store, group commit\n",
+        "messages: text \"hello\"; {cores}; {} rounds of {:?} in turn; baton with one worker, embedded store, group commit, \
+         unless the row says otherwise\n",
         bench.rounds,
         Duration::from_secs_f64(bench.seconds)
     );

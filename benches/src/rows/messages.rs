@@ -1,6 +1,7 @@
 //! CPU time per message, all targets in turn, round after round.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::client::load::LoadReport;
@@ -9,9 +10,9 @@ use crate::rows::Bench;
 use crate::table::{Row, median};
 use crate::targets::Target;
 
-const CONNECTIONS: &str = "100";
-const PATIENCE: Duration = Duration::from_secs(20);
-const UNIT: &str = "µs/message";
+pub(super) const CONNECTIONS: &str = "100";
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const UNIT: &str = "µs/message";
 /// Share of the time beyond which a server was kept from its core too long for its figure to be published.
 const DISTURBED: f64 = 0.05;
 
@@ -70,17 +71,28 @@ pub fn measure(bench: &Bench, case: Case, mut progress: impl FnMut(&str)) -> Vec
     rows(case, &series)
 }
 
-fn sample(bench: &Bench, target: Target, depth: u32) -> io::Result<Sample> {
-    let server = target.start(&bench.programs, bench.server_core)?;
-    let (address, depth, seconds) = (server.address.to_string(), depth.to_string(), bench.seconds.to_string());
+/// One run of the load client against a server that serves; `look` is called before its first message and after its last.
+pub(super) fn load<T>(
+    bench: &Bench,
+    server: SocketAddr,
+    depth: u32,
+    mut look: impl FnMut() -> io::Result<T>,
+) -> io::Result<(T, T, LoadReport)> {
+    let (address, depth, seconds) = (server.to_string(), depth.to_string(), bench.seconds.to_string());
     let arguments = ["load", &address, "--connections", CONNECTIONS, "--depth", &depth, "--seconds", &seconds];
     let mut client = bench.programs.client(bench.client_core, arguments)?;
     client.line(PATIENCE)?;
-    let processes = server.process.family();
-    let before = Cpu::of(&processes)?;
+    let before = look()?;
     client.tell("go")?;
-    let report: LoadReport = serde_json::from_str(&client.line(PATIENCE)?)?;
-    let cpu = Cpu::of(&processes)?.since(before);
+    let report = serde_json::from_str(&client.line(PATIENCE)?)?;
+    Ok((before, look()?, report))
+}
+
+fn sample(bench: &Bench, target: Target, depth: u32) -> io::Result<Sample> {
+    let server = target.start(&bench.programs, bench.server_core)?;
+    let processes = server.process.family();
+    let (before, after, report) = load(bench, server.address, depth, || Cpu::of(&processes))?;
+    let cpu = after.since(before);
     Ok(Sample {
         micros: cpu.spent_ns as f64 / 1e3 / report.messages as f64,
         per_second: report.messages as f64 / report.seconds,
@@ -125,16 +137,20 @@ fn ratio(samples: &[Sample], reference: &[Sample]) -> Option<f64> {
 
 fn note(samples: &[Sample]) -> String {
     let of = |value: fn(&Sample) -> f64| median(&samples.iter().map(value).collect::<Vec<_>>()).unwrap_or(0.0);
-    let disturbed = of(|sample| sample.disturbed);
+    format!(
+        "{:.0} messages/s with {:.0} % of its core{}",
+        of(|sample| sample.per_second),
+        100.0 * of(|sample| sample.busy),
+        warning(of(|sample| sample.disturbed))
+    )
+}
+
+/// Says if others had the core for too long a share of the time.
+pub(super) fn warning(disturbed: f64) -> String {
     // Its own supervisor and the kernel's threads are there too; more than this is somebody else's work.
-    let warning = if disturbed > DISTURBED {
+    if disturbed > DISTURBED {
         format!("; DISTURBED: waited {:.0} % of the time", 100.0 * disturbed)
     } else {
         String::new()
-    };
-    format!(
-        "{:.0} messages/s with {:.0} % of its core{warning}",
-        of(|sample| sample.per_second),
-        100.0 * of(|sample| sample.busy)
-    )
+    }
 }
