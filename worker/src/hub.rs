@@ -407,9 +407,17 @@ impl<A: App> Hub<A> {
     fn finish(&mut self, begun: Instant) {
         // Once a turn, not once a message.
         self.metrics.messages(Messages::Received, std::mem::take(&mut self.received));
-        self.batch.begun.get_or_insert(begun);
-        if self.under_way.is_none() {
-            self.dispatch();
+        let idle = self.batch.is_empty();
+        if !idle {
+            self.batch.begun.get_or_insert(begun);
+        }
+        match self.under_way {
+            Some(_) => {}
+            None if idle => {
+                self.backplane.rest();
+                self.work_off();
+            }
+            None => self.dispatch(),
         }
         self.settle();
     }
@@ -431,7 +439,7 @@ impl<A: App> Hub<A> {
         }
     }
 
-    /// The commit that was under way is over: its replies leave, and what was gathered meanwhile is next.
+    /// The commit that was under way is over: its replies leave. What was gathered meanwhile is committed by the next turn.
     pub(crate) fn settled(&mut self, settlement: Settlement) {
         self.now_ms = monotonic_ms();
         let mut batch = self.under_way.take().unwrap_or_default();
@@ -439,19 +447,13 @@ impl<A: App> Hub<A> {
         let begun = batch.committing.unwrap_or_else(Instant::now);
         self.note(&batch, begun, outcome);
         self.deliver(batch);
-        if !self.batch.is_empty() {
-            self.dispatch();
-        } else {
-            self.backplane.rest();
-            self.work_off();
-        }
         self.metrics.add(Single::Merged, self.backplane.take_merged());
         self.settle();
     }
 
     /// While nothing is under way, commits what could not be committed before.
-    pub(crate) fn work_off(&mut self) {
-        if self.under_way.is_none() && self.batch.is_empty() && self.backplane.has_backlog() {
+    fn work_off(&mut self) {
+        if self.backplane.has_backlog() {
             let mut batch = std::mem::take(&mut self.batch);
             match self.backplane.commit(&mut batch) {
                 Ok(Progress::Begun) => self.under_way = Some(batch),

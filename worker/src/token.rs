@@ -50,7 +50,7 @@ impl Token {
 }
 
 /// The bytes of [`Token::key`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: [u8; 1 + MAX_TOKEN],
     length: usize,

@@ -43,7 +43,7 @@ type Stages = Vec<Vec<Call>>;
 /// What the driver is asked to do; it knows the scripts' names.
 #[derive(Debug)]
 enum Call {
-    Commit(Unit),
+    Commit(Rc<Unit>),
     Publish(UnitId, Vec<String>),
 }
 
@@ -132,10 +132,10 @@ impl Redis {
         if batch.is_empty() {
             // Nobody waits for this one: time for what others have left behind.
             let left_behind = self.host.left_behind()?.into_iter();
-            let left_behind: Vec<Unit> = left_behind.filter(|unit| !mine(&plan, unit)).collect();
+            let left_behind: Vec<Rc<Unit>> = left_behind.map(Rc::new).filter(|unit| !mine(&plan, unit)).collect();
             plan.before.extend(left_behind);
         }
-        let before: Vec<Call> = plan.before.iter().cloned().map(Call::Commit).collect();
+        let before: Vec<Call> = plan.before.iter().map(Rc::clone).map(Call::Commit).collect();
         let mut calls: Vec<Call> = plan.units.iter().map(|planned| Call::Commit(planned.unit.clone())).collect();
         if !batch.publications.is_empty() {
             let room = |p: &Publication| Message::Room { room: p.room.clone(), text: p.text.clone() }.encode();

@@ -178,7 +178,6 @@ async fn seconds<A: App>(shared: Rc<Shared<A>>) {
             }
             hub.metrics.gauge(Gauge::Handshakes, shared.handshakes.len() as u64);
             upkeep.tend(&mut hub);
-            hub.work_off();
             hub.tell_health();
             shared.tell_if_emptied(&hub);
         }

@@ -19,6 +19,7 @@
 //! answers less than what was shown here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use heed::RwTxn;
 
@@ -30,6 +31,9 @@ use crate::token::Key;
 
 /// Sessions without a message in the batch whose open messages go along with it.
 const ALONG: usize = 256;
+
+/// So many sessions a unit is likely to have.
+const LIKELY: usize = 32;
 
 /// Units that are sent again at once.
 const AGAIN: usize = 64;
@@ -73,7 +77,7 @@ pub(crate) struct Item {
 /// A unit that is ready to be sent, and which increments of the batch its items answer.
 #[derive(Debug)]
 pub(crate) struct Planned {
-    pub(crate) unit: Unit,
+    pub(crate) unit: Rc<Unit>,
     /// For each item: the increment, and the count that it gets if Redis does not answer.
     answers: Vec<Option<(usize, u64)>>,
 }
@@ -82,7 +86,7 @@ pub(crate) struct Planned {
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Go first: they hold messages of the same sessions.
-    pub(crate) before: Vec<Unit>,
+    pub(crate) before: Vec<Rc<Unit>>,
     pub(crate) units: Vec<Planned>,
 }
 
@@ -95,7 +99,7 @@ impl Plan {
 }
 
 /// What Redis has answered to a unit: the counts; none if it was merged so long ago that they are not known any more.
-pub(crate) type Answered = (Unit, Option<Vec<u64>>);
+pub(crate) type Answered = (Rc<Unit>, Option<Vec<u64>>);
 
 /// Messages of a session that were counted here and are not in Redis, as far as is known.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -124,33 +128,34 @@ impl Embedded {
                 merged += ledger.merged(unit, counts.as_deref())?;
             }
             let clean = ledger.tables.deltas.is_empty(ledger.txn)?;
-            let mut units: BTreeMap<u16, Planned> = BTreeMap::new();
+            let mut units: BTreeMap<u16, Drawing> = BTreeMap::new();
             let mut before = BTreeSet::new();
             for (index, increment) in increments.iter().enumerate() {
                 let session = increment.token.key();
                 let group = group(&session);
-                let planned = units.entry(group).or_insert_with(|| Planned::new(next(), group));
+                let planned = units.entry(group).or_insert_with(|| Drawing::new(next(), group));
                 let delta = if clean { Delta::default() } else { ledger.delta(&session)? };
                 let (item, shown) = ledger.item(&session, &delta, increment)?;
                 planned.add(item, Some((index, shown)));
                 before.extend(delta.units.keys().copied());
                 ledger.seal(&session, delta, planned.unit.id)?;
             }
+            ledger.confirm()?;
             for (session, delta) in if clean { Vec::new() } else { ledger.open(ALONG)? } {
                 let group = group(&session);
-                let planned = units.entry(group).or_insert_with(|| Planned::new(next(), group));
+                let planned = units.entry(group).or_insert_with(|| Drawing::new(next(), group));
                 let floor = ledger.record(&session)?.unwrap_or_default().confirmed;
                 planned.add(Item { session, by: delta.open, floor, sealed: delta.open }, None);
                 before.extend(delta.units.keys().copied());
                 ledger.seal(&session, delta, planned.unit.id)?;
             }
-            let units: Vec<Planned> = units.into_values().collect();
+            let units: Vec<Planned> = units.into_values().map(Drawing::finish).collect();
             for planned in &units {
                 ledger.journal(&planned.unit, wall_ms())?;
                 before.remove(&planned.unit.id);
             }
             let before = before.into_iter().map(|id| ledger.journaled(id)).collect::<Result<Vec<_>, _>>()?;
-            Ok((Plan { before: before.into_iter().flatten().collect(), units }, merged))
+            Ok((Plan { before: before.into_iter().flatten().map(Rc::new).collect(), units }, merged))
         })
     }
 
@@ -174,7 +179,7 @@ impl Embedded {
         let expired_before = self.expired_before(now);
         let changes = 2 * sessions + 2;
         self.write(aim, changes, 128 * changes, |txn, tables| {
-            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0 };
+            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0, confirmed: HashMap::new() };
             let value = act(&mut ledger)?;
             ledger.finish()?;
             Ok(value)
@@ -315,6 +320,8 @@ struct Ledger<'a, 'b, 'txn> {
     expired_before: u64,
     /// Of the number of unmerged messages.
     change: i64,
+    /// What Redis has answered and is not in the records yet.
+    confirmed: HashMap<Key, u64>,
 }
 
 impl Ledger<'_, '_, '_> {
@@ -340,48 +347,54 @@ impl Ledger<'_, '_, '_> {
 
     /// What Redis is told of an increment, and the count that it gets if Redis does not answer.
     fn item(&mut self, session: &Key, delta: &Delta, increment: &Increment) -> Result<(Item, u64), heed::Error> {
-        let record = self.record(session)?;
-        let Record { count, confirmed, .. } = record.unwrap_or_default();
-        let known = increment.floor.unwrap_or(0);
-        let shown = count.max(known) + u64::from(increment.by);
-        // A connection that knows more than the host: then it is the host that has lost its memory.
-        let floor = if known > count { confirmed.max(known - delta.unmerged().min(known)) } else { confirmed };
-        if increment.by > 0 || record.is_some() {
-            self.put(session, Record { count: if increment.by > 0 { shown } else { count }, confirmed, touched: 0 })?;
-        }
-        let by = u64::from(increment.by) + delta.open;
-        Ok((Item { session: *session, by, floor, sealed: delta.open }, shown))
+        let (known, by) = (increment.floor.unwrap_or(0), u64::from(increment.by));
+        let (mut shown, mut floor) = (known, 0);
+        let answer = self.confirmed.remove(session).unwrap_or(0);
+        self.alter(session, |record| {
+            let Record { count, confirmed, .. } = record.unwrap_or_default().confirmed_at(answer);
+            shown = count.max(known) + by;
+            // A connection that knows more than the host: then it is the host that has lost its memory.
+            floor = if known > count { confirmed.max(known - delta.unmerged().min(known)) } else { confirmed };
+            let count = if by > 0 { shown } else { count };
+            (by > 0 || answer > 0 || record.is_some()).then_some(Record { count, confirmed, touched: 0 })
+        })?;
+        Ok((Item { session: *session, by: by + delta.open, floor, sealed: delta.open }, shown))
+    }
+
+    /// Replaces a session's record, with one search.
+    fn alter(&mut self, session: &Key, new: impl FnOnce(Option<Record>) -> Option<Record>) -> Result<(), heed::Error> {
+        let (table, now) = (self.tables.sessions, self.now);
+        let new = |record| new(record).map(|record| Record { touched: now, ..record });
+        Record::alter(table, self.txn, session.as_ref(), self.expired_before, new).map(drop)
     }
 
     /// A unit is in Redis. Returns how many of its messages were answered before.
     fn merged(&mut self, unit: &Unit, counts: Option<&[u64]>) -> Result<u64, heed::Error> {
-        // As the journal has it: another worker may have been first, or have sealed more in it.
-        let journaled = self.journaled(unit.id)?;
         let mut merged = 0;
-        if let Some(journaled) = &journaled {
-            self.tables.journal.delete(self.txn, &unit.id.to_bytes())?;
-            if !self.tables.deltas.is_empty(self.txn)? {
-                for item in &journaled.items {
-                    merged += item.sealed;
-                    self.unseal(&item.session, unit.id)?;
-                }
+        if !self.tables.deltas.is_empty(self.txn)? {
+            // As the journal has it: another worker may have been first, or have sealed more in it.
+            let journaled = self.journaled(unit.id)?;
+            for item in journaled.iter().flat_map(|unit| &unit.items) {
+                merged += item.sealed;
+                self.unseal(&item.session, unit.id)?;
             }
         }
+        self.tables.journal.delete(self.txn, &unit.id.to_bytes())?;
         self.change -= merged as i64;
         for (item, count) in unit.items.iter().zip(counts.unwrap_or_default()) {
-            self.confirm(&item.session, *count)?;
+            self.confirmed.insert(item.session, *count);
         }
         Ok(merged)
     }
 
-    /// Redis has answered.
-    fn confirm(&mut self, session: &Key, answer: u64) -> Result<(), heed::Error> {
-        if answer == 0 {
-            return Ok(());
+    /// Notes what Redis has answered to sessions that are not noted otherwise.
+    fn confirm(&mut self) -> Result<(), heed::Error> {
+        for (session, answer) in std::mem::take(&mut self.confirmed) {
+            if answer > 0 {
+                self.alter(&session, |record| Some(record.unwrap_or_default().confirmed_at(answer)))?;
+            }
         }
-        let record = self.record(session)?.unwrap_or_default();
-        let confirmed = record.confirmed.max(answer);
-        self.put(session, Record { count: record.count.max(confirmed), confirmed, ..record })
+        Ok(())
     }
 
     /// What is open goes into a unit.
@@ -445,7 +458,8 @@ impl Ledger<'_, '_, '_> {
         Ok(value.and_then(|value| Unit::decode(id, value)).map(|(_, unit)| unit))
     }
 
-    fn finish(self) -> Result<(), BackplaneError> {
+    fn finish(mut self) -> Result<(), BackplaneError> {
+        self.confirm()?;
         if self.change != 0 {
             let meta: Table = self.tables.meta;
             let before = meta.get(self.txn, UNMERGED)?.and_then(|bytes| bytes.try_into().ok());
@@ -456,9 +470,17 @@ impl Ledger<'_, '_, '_> {
     }
 }
 
-impl Planned {
-    fn new(id: UnitId, group: u16) -> Planned {
-        Planned { unit: Unit { id, group, items: Vec::new() }, answers: Vec::new() }
+/// A unit that is being planned.
+struct Drawing {
+    unit: Unit,
+    answers: Vec<Option<(usize, u64)>>,
+}
+
+impl Drawing {
+    fn new(id: UnitId, group: u16) -> Drawing {
+        // Mostly one unit takes all of a turn or two.
+        let (items, answers) = (Vec::with_capacity(LIKELY), Vec::with_capacity(LIKELY));
+        Drawing { unit: Unit { id, group, items }, answers }
     }
 
     fn add(&mut self, item: Item, answer: Option<(usize, u64)>) {
@@ -466,6 +488,12 @@ impl Planned {
         self.answers.push(answer);
     }
 
+    fn finish(self) -> Planned {
+        Planned { unit: Rc::new(self.unit), answers: self.answers }
+    }
+}
+
+impl Planned {
     /// Fills in what Redis has answered.
     pub(crate) fn answer(&self, counts: &[Option<u64>], increments: &mut [Increment]) {
         for (answer, count) in self.answers.iter().zip(counts) {

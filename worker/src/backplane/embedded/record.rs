@@ -25,6 +25,12 @@ pub(super) struct Record {
 impl Record {
     const LENGTH: usize = 25;
 
+    /// Redis has answered with this count.
+    pub(super) fn confirmed_at(self, answer: u64) -> Record {
+        let confirmed = self.confirmed.max(answer);
+        Record { count: self.count.max(confirmed), confirmed, ..self }
+    }
+
     /// The session's record, unless it has expired or is not one.
     pub(super) fn get(
         table: Table,
@@ -36,26 +42,28 @@ impl Record {
         Ok(record.filter(|record| record.touched >= expired_before))
     }
 
-    /// Replaces the session's record, or makes one, with one search for both.
-    pub(super) fn change(
+    /// Replaces the session's record, makes one, or leaves it, with one search for all.
+    pub(super) fn alter(
         table: Table,
         txn: &mut RwTxn<'_>,
         key: &[u8],
         expired_before: u64,
-        new: impl FnOnce(Option<Record>) -> Record,
-    ) -> Result<Record, heed::Error> {
+        new: impl FnOnce(Option<Record>) -> Option<Record>,
+    ) -> Result<Option<Record>, heed::Error> {
         let range = (Bound::Included(key), Bound::Included(key));
         let mut entries = table.range_mut(txn, &range)?;
         let Some(entry) = entries.next() else {
             drop(entries);
             let record = new(None);
-            record.put(table, txn, key)?;
+            record.map_or(Ok(()), |record| record.put(table, txn, key))?;
             return Ok(record);
         };
         let (_, value) = entry?;
         let record = new(Record::decode(value).filter(|record| record.touched >= expired_before));
-        // SAFETY: neither the key nor the bytes are borrowed from the store, and the value is not used any more.
-        unsafe { entries.put_current(key, &record.encode())? };
+        if let Some(record) = record {
+            // SAFETY: neither the key nor the bytes are borrowed from the store, and the value is not used any more.
+            unsafe { entries.put_current(key, &record.encode())? };
+        }
         Ok(record)
     }
 
@@ -69,17 +77,17 @@ impl Record {
         increment: &Increment,
     ) -> Result<u64, heed::Error> {
         let floor = increment.floor.unwrap_or(0);
-        if increment.by == 0 {
+        let counted = |old: Option<Record>| match (old, increment.by) {
             // To look is no use of a session that nobody has used.
-            let Some(record) = Record::get(table, txn, key, expired_before)? else { return Ok(floor) };
-            Record { touched: now, ..record }.put(table, txn, key)?;
-            return Ok(record.count.max(floor));
-        }
-        let counted = |old: Option<Record>| {
-            let count = old.map_or(0, |record| record.count).max(floor) + u64::from(increment.by);
-            Record { count, touched: now, confirmed: count }
+            (None, 0) => None,
+            (Some(record), 0) => Some(Record { touched: now, ..record }),
+            (old, by) => {
+                let count = old.map_or(0, |record| record.count).max(floor) + u64::from(by);
+                Some(Record { count, touched: now, confirmed: count })
+            }
         };
-        Ok(Record::change(table, txn, key, expired_before, counted)?.count)
+        let record = Record::alter(table, txn, key, expired_before, counted)?;
+        Ok(record.map_or(0, |record| record.count).max(floor))
     }
 
     pub(super) fn put(self, table: Table, txn: &mut RwTxn<'_>, key: &[u8]) -> Result<(), heed::Error> {

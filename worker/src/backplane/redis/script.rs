@@ -4,6 +4,8 @@
 //! spreads them and still takes those of one tag together. `baton:{3f}:u:SOURCE` remembers the last unit of a source and
 //! its answer. `baton:{bus}:…` is all about publications and the heartbeat.
 
+use std::fmt::Write;
+
 use redis::{Cmd, Value, cmd};
 
 use crate::backplane::embedded::ledger::{Unit, UnitId};
@@ -18,45 +20,48 @@ const REMEMBERED: u64 = 7 * 24 * 3600;
 /// How long the lease is held without being renewed, in milliseconds.
 const LEASE_MS: u64 = 3000;
 
-/// `KEYS`: the source's, then the sessions'. `ARGV`: the unit's number, how long to remember it, how long sessions live, then
-/// for each session the messages to add and the floor. The answer: the counts, separated by spaces; -1: not a count's key.
+/// `KEYS`: the source's, then the sessions'. `ARGV`: the unit's number, how long to remember it, how long sessions live, the
+/// least that each count is after this (0: nothing is known of it), then for each session the messages to add. The
+/// answer: the counts; -1: not a count's key. Both lists are MessagePack: text and single arguments cost more, and this
+/// is the hot path.
 const COMMIT: &str = r"
-local done = redis.call('GET', KEYS[1])
+local call, pcall = redis.call, redis.pcall
+local keys, args = KEYS, ARGV
+local done = call('GET', keys[1])
 if done then
   local space = string.find(done, ' ', 1, true)
-  local number = tonumber(string.sub(done, 1, space - 1))
-  if number == tonumber(ARGV[1]) then return string.sub(done, space + 1) end
-  if number > tonumber(ARGV[1]) then return 'stale' end
+  local number, mine = tonumber(string.sub(done, 1, space - 1)), tonumber(args[1])
+  if number == mine then return string.sub(done, space + 1) end
+  if number > mine then return 'stale' end
 end
-local counts = {}
-for i = 2, #KEYS do
-  local key, by, floor = KEYS[i], tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+local counts, leasts = {}, cmsgpack.unpack(args[4])
+for i = 2, #keys do
+  local key, by, least = keys[i], args[i + 3], leasts[i - 1]
   local count
-  if by > 0 then
-    count = redis.pcall('INCRBY', key, ARGV[2 * i])
+  if by ~= '0' then
+    count = pcall('INCRBY', key, by)
     if type(count) == 'table' then
       count = -1
-    elseif count == by or count < floor + by then
-      if count < floor + by then
-        count = redis.call('INCRBY', key, string.format('%.0f', floor + by - count))
-      end
-      redis.call('EXPIRE', key, ARGV[3])
+    elseif least == 0 then
+      call('EXPIRE', key, args[3])
+    elseif count < least then
+      count = call('INCRBY', key, string.format('%.0f', least - count))
+      call('EXPIRE', key, args[3])
     end
   else
-    local value = redis.pcall('GET', key)
+    local value = pcall('GET', key)
     count = type(value) ~= 'table' and tonumber(value or '0') or -1
-    if count >= 0 and count < floor then
-      count = floor
-      redis.call('SET', key, string.format('%.0f', floor), 'EX', ARGV[3])
+    if count >= 0 and count < least then
+      count = least
+      call('SET', key, string.format('%.0f', least), 'EX', args[3])
     elseif count > 0 then
-      redis.call('EXPIRE', key, ARGV[3])
+      call('EXPIRE', key, args[3])
     end
   end
-  if count >= 1e14 then count = string.format('%.0f', count) end
   counts[i - 1] = count
 end
-local answer = table.concat(counts, ' ')
-redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. answer, 'EX', ARGV[2])
+local answer = cmsgpack.pack(counts)
+call('SET', keys[1], args[1] .. ' ' .. answer, 'EX', args[2])
 return answer
 ";
 
@@ -148,8 +153,17 @@ impl Layout {
         if self.cluster { "SPUBLISH" } else { "PUBLISH" }
     }
 
+    /// The key of a session's count.
+    #[cfg(test)]
     pub(super) fn session(&self, session: &Key) -> String {
-        format!("{}:{{{:02x}}}:s:{session}", self.prefix, tag(session))
+        let mut key = String::new();
+        self.write_session(&mut key, session);
+        key
+    }
+
+    fn write_session(&self, key: &mut String, session: &Key) {
+        // Nor does this.
+        let _ = write!(key, "{}:{{{:02x}}}:s:{session}", self.prefix, tag(session));
     }
 
     fn source(&self, group: u16, source: u64) -> String {
@@ -162,15 +176,23 @@ impl Layout {
 
     /// Counts a unit. One without sessions changes nothing that matters, and shows whether Redis takes changes.
     pub(super) fn commit(&self, scripts: &Scripts, unit: &Unit) -> Cmd {
-        let mut command = Cmd::with_capacity(4 + 4 * unit.items.len() + 4, 64 * (unit.items.len() + 4));
-        command.arg("EVALSHA").arg(&scripts.commit).arg(1 + unit.items.len());
+        let sessions = unit.items.len();
+        let mut command = Cmd::with_capacity(8 + 2 * sessions, 128 + 80 * sessions);
+        command.arg("EVALSHA").arg(&scripts.commit).arg(1 + sessions);
         command.arg(self.source(unit.group, unit.id.source));
+        let (mut key, mut leasts) = (String::with_capacity(128), Vec::with_capacity(8 + 9 * sessions));
+        // Writing to memory does not fail.
+        let _ = rmp::encode::write_array_len(&mut leasts, sessions as u32);
         for item in &unit.items {
-            command.arg(self.session(&item.session));
+            key.clear();
+            self.write_session(&mut key, &item.session);
+            command.arg(&key);
+            let least = if item.floor == 0 { 0 } else { item.floor + item.by };
+            let _ = rmp::encode::write_uint(&mut leasts, least);
         }
-        command.arg(unit.id.number).arg(REMEMBERED).arg(self.session_ttl);
+        command.arg(unit.id.number).arg(REMEMBERED).arg(self.session_ttl).arg(leasts);
         for item in &unit.items {
-            command.arg(item.by).arg(item.floor);
+            command.arg(item.by);
         }
         command
     }
@@ -212,12 +234,14 @@ pub(super) enum Counted {
 
 /// Reads the answer to [`Layout::commit`]; none: it is not one.
 pub(super) fn counted(value: &Value) -> Option<Counted> {
-    let text = text(value)?;
-    if text == "stale" {
+    let Value::BulkString(bytes) = value else { return None };
+    if bytes == b"stale" {
         return Some(Counted::Stale);
     }
-    let count = |word: &str| word.parse::<i64>().ok().map(|count| u64::try_from(count).ok());
-    text.split_ascii_whitespace().map(count).collect::<Option<_>>().map(Counted::Counts)
+    let mut rest = bytes.as_slice();
+    let length = rmp::decode::read_array_len(&mut rest).ok()?;
+    let count = |_| rmp::decode::read_int::<i64, _>(&mut rest).ok().map(|count| u64::try_from(count).ok());
+    (0..length).map(count).collect::<Option<_>>().map(Counted::Counts)
 }
 
 /// Whether the lease is ours: the answer to [`Layout::lease`] and [`Layout::beat`].
@@ -269,13 +293,12 @@ mod tests {
 
     #[test]
     fn answers_are_counts() {
-        let value = |text: &str| Value::BulkString(text.into());
-        assert_eq!(
-            counted(&value("3 -1 9007199254740993")),
-            Some(Counted::Counts(vec![Some(3), None, Some(9_007_199_254_740_993)]))
-        );
-        assert_eq!(counted(&value("")), Some(Counted::Counts(vec![])));
-        assert_eq!(counted(&value("stale")), Some(Counted::Stale));
-        assert_eq!((counted(&value("x")), counted(&Value::Nil)), (None, None));
+        let value = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
+        let packed = b"\x93\x03\xff\xcf\x00\x1f\xff\xff\xff\xff\xff\xff";
+        let counts = vec![Some(3), None, Some(9_007_199_254_740_991)];
+        assert_eq!(counted(&value(packed)), Some(Counted::Counts(counts)));
+        assert_eq!(counted(&value(b"\x90")), Some(Counted::Counts(vec![])));
+        assert_eq!(counted(&value(b"stale")), Some(Counted::Stale));
+        assert_eq!((counted(&value(b"x")), counted(&value(b"\x93\x03")), counted(&Value::Nil)), (None, None, None));
     }
 }
