@@ -2,7 +2,6 @@
 # All tests, on a machine that may have nothing but the Rust toolchain.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-<<<<<<< HEAD
 scripts/needs.sh cc=gcc make=make curl=curl chromium=chromium debootstrap=debootstrap python3=python3 setpriv=util-linux \
   redis-server=redis-server redis-cli=redis-tools openssl=openssl
 # Each test opens what it needs; the limit is per process.

@@ -54,7 +54,7 @@ impl Supervisor<'_> {
             (Some(since), None) if somebody_serves => {
                 self.degraded_since = None;
                 let for_ms = self.now.saturating_duration_since(since).as_millis() as u64;
-                tracing::warn!(for_ms, "the backplane is no longer degraded");
+                tracing::info!(for_ms, "the backplane is no longer degraded");
             }
             (None, None) | (Some(_), Some(_) | None) => {}
         }

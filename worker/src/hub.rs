@@ -22,6 +22,7 @@ use crate::connection::{Bounds, Flow, Inbox, Incoming, Violation};
 use crate::frame::{self, Kind};
 use crate::heartbeat::wall_ms;
 use crate::metrics::{BATCH, COMMIT, Closes, DURATION, Errors, Gauge, Messages, Metrics, Single};
+use crate::redis::Reason;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
 use crate::slab::{Connection, Phase, Received};
@@ -497,7 +498,9 @@ impl<A: App> Hub<A> {
             return Some("the store refuses to count".to_owned());
         }
         let health = self.backplane.health();
-        health.away.map(|reason| format!("{} {}", health.kind, reason.words()))
+        let away = health.away.map(|reason| format!("{} {}", health.kind, reason.words()));
+        let deaf = |reason: Reason| format!("the other hosts are not heard: {} {}", health.kind, reason.words());
+        away.or(health.deaf.map(deaf))
     }
 
     /// Tells the metrics how the backplane is. Called every second, and when that has changed.
@@ -510,9 +513,10 @@ impl<A: App> Hub<A> {
         self.metrics.add(Single::DegradedMs, away.as_millis() as u64);
         self.metrics.gauge(Gauge::Pending, now.pending);
         self.metrics.gauge(Gauge::LeaseHeld, now.holds_lease.into());
-        self.metrics.gauge(Gauge::Degraded, now.away.is_some().into());
-        self.metrics.gauge(Gauge::DegradedWhy, now.away.map_or(0, |reason| reason.code()));
-        let since = now.away.map_or(0, |_| wall_ms().saturating_sub(now.since.elapsed().as_millis() as u64));
+        let degraded = now.away.or(now.deaf);
+        self.metrics.gauge(Gauge::Degraded, degraded.is_some().into());
+        self.metrics.gauge(Gauge::DegradedWhy, degraded.map_or(0, Reason::code));
+        let since = degraded.map_or(0, |_| wall_ms().saturating_sub(now.since.elapsed().as_millis() as u64));
         self.metrics.gauge(Gauge::DegradedSince, since);
         // Whole milliseconds: the rest is told next time.
         let told_away = before.told_away + Duration::from_millis(away.as_millis() as u64);

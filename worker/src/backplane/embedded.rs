@@ -197,9 +197,12 @@ impl Embedded {
         let aim = if batch.grows() { Aim::Growth } else { Aim::Upkeep };
         let Batch { increments, publications, .. } = batch;
         let counted = self.write(aim, changes, bytes, |txn, tables| {
+            // What waits for a Redis that is not configured any more: its session's count is not all confirmed.
+            let clean = tables.deltas.is_empty(txn)?;
             for increment in increments.iter_mut() {
                 let key = increment.token.key();
-                let count = Record::count(tables.sessions, txn, key.as_ref(), expired_before, now, increment)?;
+                let waits = if clean { 0 } else { ledger::waits(tables.deltas, txn, &key)? };
+                let count = Record::count(tables.sessions, txn, key.as_ref(), expired_before, now, waits, increment)?;
                 increment.outcome = Outcome::Count(count);
             }
             tables.bus.append(txn, publications)

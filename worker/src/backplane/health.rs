@@ -13,7 +13,9 @@ pub(crate) struct Health {
     pub(crate) target: String,
     /// Why it is away; none: it is there.
     pub(crate) away: Option<Reason>,
-    /// Why, in the words of whoever noticed.
+    /// Why the other hosts are not heard, though it is there.
+    pub(crate) deaf: Option<Reason>,
+    /// Why it is away, in the words of whoever noticed.
     pub(crate) detail: String,
     /// Since when it is there, or away.
     pub(crate) since: Instant,
@@ -41,6 +43,7 @@ impl Health {
             kind,
             target,
             away: None,
+            deaf: None,
             detail: String::new(),
             since: Instant::now(),
             away_before: Duration::ZERO,
@@ -58,6 +61,7 @@ impl Health {
     pub(crate) fn down(&mut self, failure: &Failure) -> bool {
         let first = self.away.is_none();
         self.away = Some(failure.reason);
+        self.lease_holder = None;
         self.detail.clone_from(&failure.detail);
         if first {
             self.since = Instant::now();

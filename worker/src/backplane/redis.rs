@@ -85,7 +85,7 @@ impl Redis {
         let (requests, to_commit) = mpsc::channel(1);
         let (announcements, to_announce) = mpsc::channel(ANNOUNCEMENTS);
         let health =
-            Rc::new(RefCell::new(Health::new("redis", format!("{} prefix {}", settings.address, settings.prefix))));
+            Rc::new(RefCell::new(Health::new("redis", format!("{}, prefix {}", settings.address, settings.prefix))));
         let connector = crate::redis::Connector::new(settings)?;
         let cluster = connector.is_cluster();
         // A second longer than the host's own record of it, whose seconds are whole ones: it must not outlive the session.

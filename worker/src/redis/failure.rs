@@ -146,6 +146,11 @@ impl From<&RedisError> for Failure {
 }
 
 fn reason(error: &RedisError) -> Reason {
+    // A script that may not, and SELECT, do not say so in the first word.
+    const MAY_NOT: [&str; 2] = ["can't run this command", "no permissions"];
+    if error.detail().is_some_and(|detail| MAY_NOT.iter().any(|words| detail.contains(words))) {
+        return Reason::NoPermission;
+    }
     match error.kind() {
         ErrorKind::Server(kind) => match kind {
             ServerErrorKind::BusyLoading => Reason::Loading,
@@ -229,6 +234,11 @@ mod tests {
             ("NOAUTH Authentication required.", Reason::NoAuth),
             ("WRONGPASS invalid username-password pair or user is disabled.", Reason::NoAuth),
             ("NOPERM User default has no permissions to run the 'info' command", Reason::NoPermission),
+            (
+                "ERR The user executing the script can't run this command or subcommand script: b0764b",
+                Reason::NoPermission,
+            ),
+            ("ERR this user has no permissions to run the 'select' command", Reason::NoPermission),
             ("OOM command not allowed when used memory > 'maxmemory'.", Reason::OutOfMemory),
             ("MISCONF Redis is configured to save RDB snapshots, but it is unable to", Reason::Misconfigured),
             ("CLUSTERDOWN Hash slot not served", Reason::ClusterDown),

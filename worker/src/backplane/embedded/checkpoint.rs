@@ -4,10 +4,10 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use heed::{CompactionOption, Env, WithoutTls};
+use heed::{CompactionOption, Env, RwTxn, WithoutTls};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Aim, BackplaneError, Embedded, unix_seconds};
+use super::{Aim, BackplaneError, Embedded, Table, unix_seconds};
 
 /// The entry of the table `meta`: when the last checkpoint was begun (seconds since 1970), and after which transaction.
 const ENTRY: &[u8] = b"checkpoint";
@@ -59,6 +59,11 @@ impl Claim {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| io("syncing the directory", e))?;
         Ok(Some(length))
     }
+}
+
+/// Makes a checkpoint due now.
+pub(super) fn hurry(meta: Table, txn: &mut RwTxn<'_>) -> Result<(), heed::Error> {
+    meta.delete(txn, ENTRY).map(drop)
 }
 
 fn due(entry: Option<&[u8]>, now: u64, last_txn: u64, interval: Duration) -> bool {

@@ -21,10 +21,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use heed::RwTxn;
+use heed::{RoTxn, RwTxn};
 
 use super::record::Record;
-use super::{Aim, BackplaneError, Embedded, Table, Tables, unix_seconds};
+use super::{Aim, BackplaneError, Embedded, Table, Tables, checkpoint, unix_seconds};
 use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::heartbeat::wall_ms;
 use crate::token::Key;
@@ -465,6 +465,10 @@ impl Ledger<'_, '_, '_> {
             let before = meta.get(self.txn, UNMERGED)?.and_then(|bytes| bytes.try_into().ok());
             let after = before.map_or(0, u64::from_le_bytes).saturating_add_signed(self.change);
             meta.put(self.txn, UNMERGED, &after.to_le_bytes())?;
+            if after == 0 {
+                // A checkpoint of before would, after a power loss, merge all of it once more.
+                checkpoint::hurry(meta, self.txn)?;
+            }
         }
         Ok(())
     }
@@ -582,6 +586,11 @@ impl Delta {
         let units = rest.chunks(24).map(unit).collect::<Option<_>>()?;
         Some(Delta { open, born: *born != 0, units })
     }
+}
+
+/// How many messages of a session were counted here and are not in Redis.
+pub(super) fn waits(deltas: Table, txn: &RoTxn<'_>, session: &Key) -> Result<u64, heed::Error> {
+    Ok(deltas.get(txn, session.as_ref())?.and_then(Delta::decode).map_or(0, |delta| delta.unmerged()))
 }
 
 /// Takes a little-endian number off the front.

@@ -67,13 +67,14 @@ impl Record {
         Ok(record)
     }
 
-    /// Counts what the increment says, which may be nothing; the count after it.
+    /// Counts what the increment says, which may be nothing; the count after it. So many messages wait for Redis.
     pub(super) fn count(
         table: Table,
         txn: &mut RwTxn<'_>,
         key: &[u8],
         expired_before: u64,
         now: u64,
+        waits: u64,
         increment: &Increment,
     ) -> Result<u64, heed::Error> {
         let floor = increment.floor.unwrap_or(0);
@@ -83,7 +84,7 @@ impl Record {
             (Some(record), 0) => Some(Record { touched: now, ..record }),
             (old, by) => {
                 let count = old.map_or(0, |record| record.count).max(floor) + u64::from(by);
-                Some(Record { count, touched: now, confirmed: count })
+                Some(Record { count, touched: now, confirmed: count - waits.min(count) })
             }
         };
         let record = Record::alter(table, txn, key, expired_before, counted)?;

@@ -53,13 +53,19 @@ impl Message {
 pub(super) struct Numbers(Option<u64>);
 
 impl Numbers {
-    /// How many went missing before this one.
+    /// This one has come: how many went missing before it.
     pub(super) fn missed(&mut self, number: u64) -> u64 {
-        match self.0.replace(number) {
-            Some(last) if number > last => number - last - 1,
-            // A Redis that has lost its memory begins anew.
-            Some(_) | None => 0,
-        }
+        self.missed_up_to(number.saturating_sub(1), number)
+    }
+
+    /// This was the last one: how many went missing.
+    pub(super) fn missed_with(&mut self, last: u64) -> u64 {
+        self.missed_up_to(last, last)
+    }
+
+    fn missed_up_to(&mut self, number: u64, now: u64) -> u64 {
+        // A Redis that has lost its memory begins anew.
+        self.0.replace(now).map_or(0, |last| number.saturating_sub(last))
     }
 }
 
@@ -71,6 +77,8 @@ mod tests {
     fn what_was_missed_is_told_by_the_numbers() {
         let mut numbers = Numbers::default();
         assert_eq!([7, 8, 12, 1, 2].map(|number| numbers.missed(number)), [0, 0, 3, 0, 0]);
+        assert_eq!([2, 2, 5, 5].map(|number| numbers.missed_with(number)), [0, 0, 3, 0]);
+        assert_eq!((numbers.missed(6), numbers.missed_with(0), numbers.missed(1)), (0, 0, 0));
     }
 
     #[test]

@@ -87,7 +87,9 @@ impl Driver {
         health: Rc<RefCell<Health>>,
         limit: Duration,
     ) -> Driver {
-        let me = format!("{:016x}", fastrand::u64(..));
+        // Readable, and never twice.
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let me = format!("{} pid {} ({:08x})", host.trim(), std::process::id(), fastrand::u32(..));
         Driver { connector, layout, commits, announcements, health, limit, me, heard: Rc::default() }
     }
 
@@ -223,11 +225,12 @@ impl Driver {
         (answers, failed)
     }
 
-    /// Renews the lease, or takes it when its holder is not heard any more.
+    /// Renews the lease, or takes it when its holder is not heard any more. Says something in any case.
     async fn keep_lease(&self, connection: &mut Connection, scripts: &Scripts) -> Option<Failure> {
         let holder_heard = self.heard.get().is_some_and(|at| at.elapsed() < HOLDER_SILENT);
         if holder_heard && !self.health.borrow().holds_lease {
-            return None;
+            // A line that was lost while nobody needed it must not turn the next client away.
+            return connection.execute(vec![redis::cmd("PING")]).await.pop()?.err();
         }
         let text = Message::Lease(self.me.clone()).encode();
         self.ask(connection, self.layout.lease(scripts, &self.me, &text)).await
@@ -291,6 +294,7 @@ impl Listener {
     /// Subscribes, listens, and does it again.
     async fn listen(self) {
         let (mut pauses, mut numbers, mut before) = (Pauses(RETRY.0), Numbers::default(), false);
+        let mut heard = Instant::now();
         while !self.events.is_closed() {
             let begun = Instant::now();
             match self.connector.subscribe(&self.channel).await {
@@ -298,13 +302,28 @@ impl Listener {
                     if std::mem::replace(&mut before, true) {
                         self.health.borrow_mut().resubscribed += 1;
                     }
+                    if let Some(reason) = self.health.borrow_mut().deaf.take() {
+                        tracing::info!(reason = reason.label(), "the other hosts are heard again");
+                    }
                     self.hear(subscription, &mut numbers).await;
+                    heard = Instant::now();
                     tracing::debug!("the subscription has ended");
                 }
-                Err(failure) => tracing::debug!(%failure, "no subscription"),
+                Err(failure) => self.is_deaf(&failure, heard),
             }
             pauses.over(begun.elapsed());
             sleep(pauses.next()).await;
+        }
+    }
+
+    /// There is no subscription. That is told once, if it lasts while Redis takes commands.
+    fn is_deaf(&self, failure: &Failure, heard: Instant) {
+        let mut health = self.health.borrow_mut();
+        if health.away.is_some() || heard.elapsed() < DEAF {
+            tracing::debug!(%failure, "no subscription");
+        } else if health.deaf.replace(failure.reason).is_none() {
+            let (reason, detail) = (failure.reason.label(), &failure.detail);
+            tracing::warn!(reason, detail, "the other hosts are not heard: redis takes commands, but no subscription");
         }
     }
 
@@ -322,7 +341,10 @@ impl Listener {
                 tracing::warn!(bytes = payload.len(), "a stranger publishes on our channel");
                 continue;
             };
-            let missed = numbers.missed(number);
+            let missed = match &message {
+                Some(Message::Lease(_)) => numbers.missed_with(number),
+                Some(_) | None => numbers.missed(number),
+            };
             if missed > 0 && self.events.send(Event::Missed(missed)).await.is_err() {
                 return;
             }

@@ -17,12 +17,15 @@ pub(super) const GROUPS: u16 = 256;
 /// How long Redis remembers a unit, in seconds. A host that was away for longer than this may add its last one twice.
 const REMEMBERED: u64 = 7 * 24 * 3600;
 
+/// How long it remembers what nobody sends again, in seconds: what was published, and whether it takes changes.
+const REMEMBERED_BRIEFLY: u64 = 60;
+
 /// How long the lease is held without being renewed, in milliseconds.
 const LEASE_MS: u64 = 3000;
 
 /// `KEYS`: the source's, then the sessions'. `ARGV`: the unit's number, how long to remember it, how long sessions live, the
 /// least that each count is after this (0: nothing is known of it), then for each session the messages to add. The
-/// answer: the counts; -1: not a count's key. Both lists are MessagePack: text and single arguments cost more, and this
+/// answer: the counts; -1: not a count's key. Any other error undoes what was done. Both lists are MessagePack: text and single arguments cost more, and this
 /// is the hot path.
 const COMMIT: &str = r"
 local call, pcall = redis.call, redis.pcall
@@ -34,6 +37,11 @@ if done then
   if number == mine then return string.sub(done, space + 1) end
   if number > mine then return 'stale' end
 end
+local function odd(answer)
+  local text = answer.err or ''
+  return string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'not an integer', 1, true)
+    or string.find(text, 'overflow', 1, true)
+end
 local counts, leasts = {}, cmsgpack.unpack(args[4])
 for i = 2, #keys do
   local key, by, least = keys[i], args[i + 3], leasts[i - 1]
@@ -41,6 +49,12 @@ for i = 2, #keys do
   if by ~= '0' then
     count = pcall('INCRBY', key, by)
     if type(count) == 'table' then
+      if not odd(count) then
+        for j = 2, i - 1 do
+          if args[j + 3] ~= '0' and counts[j - 1] >= 0 then call('DECRBY', keys[j], args[j + 3]) end
+        end
+        return count
+      end
       count = -1
     elseif least == 0 then
       call('EXPIRE', key, args[3])
@@ -78,12 +92,13 @@ return 1
 ";
 
 /// `KEYS`: the lease, the number of the last publication. `ARGV`: who wants it, for how many milliseconds, the command that
-/// publishes, the channel, the text that says who has it. The answer: 1 if it is theirs.
+/// publishes, the channel, the text that says who has it; it goes out behind the number of the last publication, and
+/// shows who has missed that. The answer: 1 if it is theirs.
 const LEASE: &str = r"
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call(ARGV[3], ARGV[4], redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[5])
+redis.call(ARGV[3], ARGV[4], (redis.call('GET', KEYS[2]) or '0') .. ' ' .. ARGV[5])
 return 1
 ";
 
@@ -190,7 +205,8 @@ impl Layout {
             let least = if item.floor == 0 { 0 } else { item.floor + item.by };
             let _ = rmp::encode::write_uint(&mut leasts, least);
         }
-        command.arg(unit.id.number).arg(REMEMBERED).arg(self.session_ttl).arg(leasts);
+        let remembered = if sessions == 0 { REMEMBERED_BRIEFLY } else { REMEMBERED };
+        command.arg(unit.id.number).arg(remembered).arg(self.session_ttl).arg(leasts);
         for item in &unit.items {
             command.arg(item.by);
         }
@@ -201,7 +217,7 @@ impl Layout {
     pub(super) fn publications(&self, scripts: &Scripts, id: UnitId, texts: &[String]) -> Cmd {
         let mut command = cmd("EVALSHA");
         command.arg(&scripts.publish).arg(2).arg(self.bus(&format!("u:{:016x}", id.source))).arg(self.bus("number"));
-        command.arg(id.number).arg(REMEMBERED).arg(self.publish()).arg(self.channel());
+        command.arg(id.number).arg(REMEMBERED_BRIEFLY).arg(self.publish()).arg(self.channel());
         command.arg(texts);
         command
     }
