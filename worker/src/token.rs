@@ -1,6 +1,7 @@
 //! Session tokens and request ids: 1 to 64 characters of `A-Za-z0-9._-`.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::str::FromStr;
 
@@ -50,7 +51,7 @@ impl Token {
 }
 
 /// The bytes of [`Token::key`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     bytes: [u8; 1 + MAX_TOKEN],
     length: usize,
@@ -62,6 +63,18 @@ impl Key {
         let mut bytes = [0; 1 + MAX_TOKEN];
         bytes.get_mut(..given.len())?.copy_from_slice(given);
         Some(Key { bytes, length: given.len() })
+    }
+
+    /// FNV-1a of it. It must never change: names in Redis are made of it.
+    pub(crate) fn digest(&self) -> u32 {
+        let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        self.as_ref().iter().fold(0x811c_9dc5, mix)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(self.digest());
     }
 }
 

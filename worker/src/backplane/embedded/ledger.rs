@@ -179,7 +179,8 @@ impl Embedded {
         let expired_before = self.expired_before(now);
         let changes = 2 * sessions + 2;
         self.write(aim, changes, 128 * changes, |txn, tables| {
-            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0, confirmed: HashMap::new() };
+            let mut ledger =
+                Ledger { txn, tables, now, expired_before, change: 0, confirmed: HashMap::new() };
             let value = act(&mut ledger)?;
             ledger.finish()?;
             Ok(value)
@@ -381,6 +382,7 @@ impl Ledger<'_, '_, '_> {
         }
         self.tables.journal.delete(self.txn, &unit.id.to_bytes())?;
         self.change -= merged as i64;
+        self.confirmed.reserve(unit.items.len());
         for (item, count) in unit.items.iter().zip(counts.unwrap_or_default()) {
             self.confirmed.insert(item.session, *count);
         }
@@ -530,7 +532,8 @@ impl UnitId {
 impl Unit {
     /// Milliseconds since 1970, group, then the items: length of the session's key, the key, three numbers.
     fn encode(&self, since: u64) -> Vec<u8> {
-        let mut bytes = since.to_le_bytes().to_vec();
+        let mut bytes = Vec::with_capacity(16 + 64 * self.items.len());
+        bytes.extend(since.to_le_bytes());
         bytes.extend(self.group.to_le_bytes());
         // Those that count nothing too: the answer has a count for each.
         for item in &self.items {

@@ -214,11 +214,15 @@ impl Driver {
                 Call::Commit(unit) => self.layout.commit(scripts, unit),
                 Call::Publish(id, texts) => self.layout.publications(scripts, *id, texts),
             };
-            let these = timeout_at(end, connection.execute(stage.iter().map(command).collect())).await;
-            let these = these.unwrap_or_else(|_| {
-                let late = Failure::new(Reason::Timeout, format!("no answer within {:?}", self.limit));
-                stage.iter().map(|_| Err(late.clone())).collect()
-            });
+            let commands = stage.iter().map(command).collect();
+            // The first has the limit of the connection, which is the same.
+            let these = match answers.is_empty() {
+                true => connection.execute(commands).await,
+                false => timeout_at(end, connection.execute(commands)).await.unwrap_or_else(|_| {
+                    let late = Failure::new(Reason::Timeout, format!("no answer within {:?}", self.limit));
+                    stage.iter().map(|_| Err(late.clone())).collect()
+                }),
+            };
             failed = these.iter().find_map(|answer| answer.as_ref().err().cloned());
             answers.extend(these);
         }

@@ -273,11 +273,10 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// FNV-1a, whose value for a session must never change: it is in the name of its key.
+/// Which of the tags is a session's; never another.
 fn tag(session: &Key) -> u16 {
-    let hash =
-        session.as_ref().iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    ((hash ^ (hash >> 16)) % u32::from(GROUPS)) as u16
+    let digest = session.digest();
+    ((digest ^ (digest >> 16)) % u32::from(GROUPS)) as u16
 }
 
 #[cfg(test)]
