@@ -179,8 +179,7 @@ impl Embedded {
         let expired_before = self.expired_before(now);
         let changes = 2 * sessions + 2;
         self.write(aim, changes, 128 * changes, |txn, tables| {
-            let mut ledger =
-                Ledger { txn, tables, now, expired_before, change: 0, confirmed: HashMap::new() };
+            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0, confirmed: HashMap::new() };
             let value = act(&mut ledger)?;
             ledger.finish()?;
             Ok(value)
