@@ -125,41 +125,29 @@ async fn a_stopped_worker_is_replaced_and_its_siblings_go_on() {
 
 #[tokio::test]
 async fn a_worker_that_is_stopped_with_the_lock_of_the_store_is_the_one_to_go() {
-    let service = unlimited().with("--hang-timeout", "2s").start();
+    let builder = unlimited().with("--hang-timeout", "2s");
+    let trigger = builder.dir().join("stop");
+    let service = builder.env("FAULT_POINT", format!("store locked:SIGSTOP:{}", trigger.display())).start();
     let mut runners = Runners::start(service.address, clients(16));
     runners.everyone_gets(10).await;
-    let serving = async |slot| eventually_async("the slot serves", async || service.worker_in(slot)).await;
-    let mut pids = Vec::new();
-    for slot in 0..4 {
-        pids.push(serving(slot).await);
+    for holders in 1..=2 {
+        fs::write(&trigger, "").expect("a directory of ours");
+        eventually("somebody has the lock and stops", || (!trigger.exists()).then_some(()));
+        // With the lock in the hands of a stopped process nobody gets an answer, until it is killed.
+        eventually_async("the holder is replaced", async || {
+            let deaths: u64 = service.status().slots.iter().map(|row| row.restarts).sum();
+            (deaths == holders).then_some(())
+        })
+        .await;
+        service.wait_all_serve();
+        runners.everyone_gets(10).await;
     }
-    let (mut holders, mut tries) = (0, 0);
-    while holders < 2 && tries < 4000 {
-        let slot = tries % pids.len();
-        tries += 1;
-        // In the midst of the work.
-        runners.all_get(fastrand::u64(1..50)).await;
-        kill(pids[slot], Signal::SIGSTOP).expect("a worker");
-        // With the lock in the hands of a stopped process nobody gets an answer.
-        let total = runners.book().total();
-        let stalled = tokio::time::timeout(Duration::from_millis(500), async {
-            while runners.book().total() < total + 200 {
-                tokio::task::yield_now().await;
-            }
-        });
-        if stalled.await.is_ok() {
-            kill(pids[slot], Signal::SIGCONT).expect("a worker");
-            continue;
-        }
-        holders += 1;
-        pids[slot] = replacement(&service, slot as u16, pids[slot]).await;
-        runners.everyone_gets(1).await;
-    }
-    eprintln!("{holders} holders stopped in {tries} tries");
     runners.stop().await;
     let status = service.status();
     let deaths: u64 = status.slots.iter().map(|row| row.restarts).sum();
-    assert_eq!(deaths, holders, "a worker that only waited was killed: {:?}", status.slots);
+    assert_eq!(deaths, 2, "a worker that only waited was killed: {:?}", status.slots);
+    let hung = status.slots.iter().filter(|row| row.last_cause_kind == Some(Cause::Hang)).count();
+    assert!(hung >= 1, "{:?}", status.slots);
 }
 
 #[tokio::test]

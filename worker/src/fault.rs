@@ -1,19 +1,24 @@
-//! Deaths on purpose, for tests of what a death at one point leaves behind. A build without debug assertions has none.
+//! Faults on purpose, for tests of what a death at one point leaves behind. A build without debug assertions has none.
 
-/// This process has come to a point. If the environment says `FAULT_POINT=NAME:PATH`, the first one that comes to the
-/// point of that name makes a file at the path and dies there, as by SIGKILL.
+/// This process has come to a point. If the environment says `FAULT_POINT=NAME:SIGNAL:PATH` and there is a file at the
+/// path, whoever comes to the point of that name first removes the file and sends itself the signal.
 #[cfg(debug_assertions)]
 pub(crate) fn point(name: &str) {
     use std::sync::OnceLock;
-    static WANTED: OnceLock<Option<(String, String)>> = OnceLock::new();
+
+    use nix::sys::signal::{Signal, raise};
+
+    static WANTED: OnceLock<Option<(String, Signal, String)>> = OnceLock::new();
     let wanted = WANTED.get_or_init(|| {
         let text = std::env::var("FAULT_POINT").ok()?;
-        text.split_once(':').map(|(name, path)| (name.to_owned(), path.to_owned()))
+        let (name, rest) = text.split_once(':')?;
+        let (signal, path) = rest.split_once(':')?;
+        Some((name.to_owned(), signal.parse().ok()?, path.to_owned()))
     });
-    let Some((_, path)) = wanted.as_ref().filter(|(wanted, _)| wanted == name) else { return };
-    if std::fs::File::create_new(path).is_ok() {
-        // It cannot fail, and does not return.
-        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    let Some((_, signal, path)) = wanted.as_ref().filter(|(wanted, ..)| wanted == name) else { return };
+    if std::fs::remove_file(path).is_ok() {
+        // It fails for no signal that there is.
+        let _ = raise(*signal);
     }
 }
 

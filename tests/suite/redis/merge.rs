@@ -1,5 +1,7 @@
 //! A worker is killed at each step of counting without Redis and of bringing it what was counted.
 
+use std::fs;
+
 use crate::harness::redis::Setup;
 use crate::harness::runners::check_totals;
 use crate::harness::{Runners, eventually, eventually_async};
@@ -10,8 +12,9 @@ use super::{host, wait_degraded, wait_whole};
 async fn dies_at(point: &str) {
     let mut redis = Setup::new().durable().start();
     let builder = host().with_redis(&redis);
-    let died = builder.dir().join("died");
-    let service = builder.env("FAULT_POINT", format!("{point}:{}", died.display())).start();
+    let trigger = builder.dir().join("die");
+    let service = builder.env("FAULT_POINT", format!("{point}:SIGKILL:{}", trigger.display())).start();
+    fs::write(&trigger, "").expect("a directory of ours");
     let mut runners = Runners::none().through_outages();
     runners.go(service.address, (0..12).map(|n| format!("own-{n}")).chain((0..6).map(|_| "shared".to_owned())));
     runners.everyone_gets(10).await;
@@ -21,7 +24,7 @@ async fn dies_at(point: &str) {
     eventually_async("those who are connected go on", async || (runners.book().total() > total + 500).then_some(()))
         .await;
     redis.restart();
-    eventually(&format!("a death at {point:?}"), || died.exists().then_some(()));
+    eventually(&format!("a death at {point:?}"), || (!trigger.exists()).then_some(()));
     eventually("the worker is replaced", || {
         let status = service.status();
         (status.slots.iter().map(|slot| slot.restarts).sum::<u64>() == 1).then_some(())

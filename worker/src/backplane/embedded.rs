@@ -28,6 +28,7 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoT
 
 use super::{Backplane, BackplaneError, Health, Progress};
 use crate::batch::{Batch, Increment, Outcome, Publication};
+use crate::fault;
 use crate::settings::Settings;
 use crate::store::{self, Membership};
 use bus::Bus;
@@ -245,6 +246,7 @@ impl Embedded {
         let outcome = (|| {
             let mut txn = self.env.write_txn()?;
             row.set_store_phase(StorePhase::Holding, monotonic_ms());
+            fault::point("store locked");
             // Under the lock: nobody else extends the used part of the file meanwhile.
             let (env, data, options) = (&self.env, &self.data, &self.options);
             let Embedded { sessions, meta, deltas, journal, bus, .. } = self;
