@@ -99,7 +99,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("ping-interval", "never", "a duration with its unit, such as 500ms, 30s or 24h, from 100ms to 1d; or none"),
     ("redis-ca-file", "/dev/null", "a readable file of PEM certificates; /dev/null holds no PEM certificate; or none"),
     ("redis-prefix", "{baton}", "1 to 64 characters of A-Za-z0-9._:-"),
-    ("redis-timeout", "1s", "from 50ms to 900ms"),
+    ("redis-timeout", "11s", "from 50ms to 10s"),
     ("retry-spread", "11m", "from 0s to 10m"),
     ("runtime-dir", "/dev/null", "the path of a directory"),
     ("session-ttl", "24", "a duration with its unit"),

@@ -166,7 +166,7 @@ async fn echo_sends_back_what_came_and_nothing_else() {
         assert_eq!(client.next().await.expect("an echo"), *message);
     }
     // No heartbeats, though several have been due, and no bye.
-    eventually("heartbeats", || (service.metric("heartbeats_total") >= 8.0).then_some(()));
+    eventually("heartbeats", || (service.metric("heartbeats_total{source=\"local\"}") >= 8.0).then_some(()));
     client.send("after some heartbeats").await;
     assert_eq!(client.next().await.expect("an echo"), Message::text("after some heartbeats"));
     service.signal(Signal::SIGTERM);

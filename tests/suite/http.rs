@@ -63,7 +63,7 @@ fn health_and_readiness() {
     assert_eq!(get(service.address, "/healthz").expect("an answer").json(), json!({"status": "ok"}));
     assert_eq!(get(service.address, "/healthz?probe=1").expect("an answer").status, 200);
     let ready = get(service.address, "/readyz").expect("an answer");
-    assert_eq!((ready.status, ready.json()), (200, json!({"ready": true, "reasons": []})));
+    assert_eq!((ready.status, ready.json()), (200, json!({"ready": true, "reasons": [], "degraded": []})));
 }
 
 #[tokio::test]

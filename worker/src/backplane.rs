@@ -10,7 +10,7 @@ use crate::batch::{Batch, Publication};
 use crate::redis::Failure;
 
 pub(crate) use self::redis::{Driver, Event, Message, Redis};
-pub(crate) use embedded::{Embedded, Options};
+pub(crate) use embedded::{Aim, Embedded, Options};
 pub(crate) use health::Health;
 
 /// Why the backplane could not do its work.
@@ -81,9 +81,10 @@ pub(crate) trait Backplane {
     /// Nothing is under way, and nothing waits: time to note what could wait.
     fn rest(&mut self) {}
 
-    /// Whether a commit of nothing would bring forth what could not be committed before.
-    fn has_backlog(&mut self) -> bool {
-        false
+    /// Nothing is under way, and nothing waits: brings forth what could not be committed before. What it begins is that
+    /// of a batch with nothing in it.
+    fn work_off(&mut self) -> Result<Progress, BackplaneError> {
+        Ok(Progress::Done)
     }
 
     /// The line to others is lost, or is there again.

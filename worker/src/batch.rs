@@ -16,8 +16,17 @@ pub(crate) struct Increment {
     /// The highest count that this connection knows of its session: the count never falls below it. None: the client has
     /// named the session, and it was not looked up yet.
     pub(crate) floor: Option<u64>,
+    /// The session began with this connection: nobody else can have counted in it before.
+    pub(crate) began: bool,
     /// Filled in by the commit.
     pub(crate) outcome: Outcome,
+}
+
+impl Increment {
+    /// Whether a session of this count is one that these messages begin.
+    pub(crate) fn begins(&self, count: u64) -> bool {
+        self.began && self.floor == Some(0) && count == u64::from(self.by)
+    }
 }
 
 /// What became of an [`Increment`].
@@ -55,6 +64,8 @@ pub(crate) struct Batch {
     parts: Vec<Part>,
     ops: Vec<Op>,
     bytes: Vec<u8>,
+    /// Bytes in publications.
+    published: usize,
     /// Where the part that is being gathered begins.
     begin: Range<usize>,
     /// Whether that part wants to know its session's count, even if it counts nothing.
@@ -124,7 +135,7 @@ impl Batch {
 
     /// Keeps a session from expiring.
     pub(crate) fn touch(&mut self, token: Token) {
-        self.increments.push(Increment { token, by: 0, floor: None, outcome: Outcome::Failed });
+        self.increments.push(Increment { token, by: 0, floor: None, began: false, outcome: Outcome::Failed });
     }
 
     /// Counts one message of the connection whose part was begun.
@@ -142,11 +153,12 @@ impl Batch {
     }
 
     pub(crate) fn publish(&mut self, room: &str, text: &str) {
+        self.published += room.len() + text.len();
         self.publications.push(Publication { room: room.to_owned(), text: text.to_owned() });
     }
 
     /// Ends the part. `false`: it holds nothing, and leaves no trace.
-    pub(crate) fn end(&mut self, key: usize, id: u64, token: &Token, floor: Option<u64>) -> bool {
+    pub(crate) fn end(&mut self, key: usize, id: u64, token: &Token, floor: Option<u64>, began: bool) -> bool {
         self.seal_bytes();
         let ops = self.begin.start..self.ops.len();
         if ops.is_empty() && !self.looks_up {
@@ -154,7 +166,7 @@ impl Batch {
         }
         let by = self.ops[ops.clone()].iter().map(|op| if let Op::Counted(n) = op { *n } else { 0 }).sum();
         let increment = (by > 0 || self.looks_up).then(|| {
-            self.increments.push(Increment { token: token.clone(), by, floor, outcome: Outcome::Failed });
+            self.increments.push(Increment { token: token.clone(), by, floor, began, outcome: Outcome::Failed });
             self.increments.len() - 1
         });
         self.parts.push(Part { key, id, increment, ops, bytes: self.begin.end });
@@ -186,9 +198,9 @@ impl Batch {
         self.messages() > 0 || !self.publications.is_empty() || self.increments.is_empty()
     }
 
-    /// Bytes of replies in it.
+    /// Bytes of replies and publications in it.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.published
     }
 
     /// Whether there is nothing in it.
@@ -221,6 +233,7 @@ impl Batch {
         self.committing = None;
         self.increments.clear();
         self.publications.clear();
+        self.published = 0;
         self.parts.clear();
         self.ops.clear();
         self.bytes.clear();
@@ -290,13 +303,13 @@ mod tests {
         batch.count();
         batch.bytes_for_reply().extend(b"pong");
         batch.bytes_for_reply().extend(b"close");
-        assert!(batch.end(1, 11, &token, Some(5)));
+        assert!(batch.end(1, 11, &token, Some(5), false));
         batch.begin();
-        assert!(!batch.end(2, 22, &token, Some(0)), "an empty part");
+        assert!(!batch.end(2, 22, &token, Some(0), true), "an empty part");
         batch.begin();
         batch.bytes_for_reply().extend(b"only");
-        batch.end(3, 33, &token, Some(0));
-        let increment = Increment { token, by: 3, floor: Some(5), outcome: Outcome::Failed };
+        batch.end(3, 33, &token, Some(0), true);
+        let increment = Increment { token, by: 3, floor: Some(5), began: false, outcome: Outcome::Failed };
         assert_eq!(batch.increments, [increment]);
         batch.increments[0].outcome = Outcome::Count(10);
         assert_eq!(batch.parts(), 2);
@@ -319,10 +332,10 @@ mod tests {
         let mut batch = Batch::default();
         batch.begin();
         batch.bye();
-        batch.end(1, 11, &token, None);
+        batch.end(1, 11, &token, None, false);
         batch.begin();
         batch.look_up();
-        assert!(batch.end(2, 22, &token, None), "a look-up is a part, with nothing to say");
+        assert!(batch.end(2, 22, &token, None, false), "a look-up is a part, with nothing to say");
         assert_eq!(batch.part(0).pieces().collect::<Vec<_>>(), [Piece::Bye(None)]);
         batch.increments[0].outcome = Outcome::Count(7);
         assert_eq!(batch.part(0).pieces().collect::<Vec<_>>(), [Piece::Bye(Some(7))]);

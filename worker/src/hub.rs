@@ -75,6 +75,8 @@ pub(crate) struct Hub<A: App> {
     rooms: Rooms,
     /// What came right behind a handshake, of connections that were not read yet.
     early: HashMap<usize, Vec<u8>>,
+    /// Connections to say goodbye to once their sessions are known: key and id.
+    late_byes: Vec<(usize, u64)>,
     /// Connections that may have more to read than one turn takes.
     again: Vec<usize>,
     /// Connections whose phase has changed in this turn.
@@ -145,6 +147,7 @@ impl<A: App> Hub<A> {
             out: Vec::new(),
             rooms: Rooms::default(),
             early: HashMap::new(),
+            late_byes: Vec::new(),
             again: Vec::new(),
             changed: Vec::new(),
             deadlines: Vec::new(),
@@ -233,6 +236,7 @@ impl<A: App> Hub<A> {
             shown: 0,
             unanswered: 0,
             known: !upgraded.resumed,
+            mute: false,
             beat_ms: wall_ms(),
             token: upgraded.token,
             request_id: upgraded.request_id,
@@ -289,7 +293,7 @@ impl<A: App> Hub<A> {
         if connection.phase == Phase::Open && connection.output.is_some() && !self.draining {
             return;
         }
-        if !connection.known && connection.unanswered > 0 {
+        if connection.is_looked_up() {
             // Its session is being looked up. If it cannot be known now, what it sends must not have been counted.
             return;
         }
@@ -400,7 +404,7 @@ impl<A: App> Hub<A> {
     /// Ends the part that is being gathered.
     fn seal_part(&mut self, key: usize) {
         let connection = &mut self.connections[key];
-        let held = self.batch.end(key, connection.id, &connection.token, connection.floor());
+        let held = self.batch.end(key, connection.id, &connection.token, connection.floor(), !connection.resumed);
         connection.unanswered += u32::from(held);
     }
 
@@ -421,14 +425,16 @@ impl<A: App> Hub<A> {
             None => self.dispatch(),
         }
         self.settle();
+        self.say_late_byes();
     }
 
     /// Commits what was gathered.
     fn dispatch(&mut self) {
-        let mut batch = std::mem::replace(&mut self.batch, std::mem::take(&mut self.spare));
-        if !batch.has_store_work() {
-            return self.deliver(batch);
-        }
+        let batch = std::mem::replace(&mut self.batch, std::mem::take(&mut self.spare));
+        if batch.has_store_work() { self.commit(batch) } else { self.deliver(batch) }
+    }
+
+    fn commit(&mut self, mut batch: Batch) {
         let begun = Instant::now();
         batch.committing = Some(begun);
         match self.backplane.commit(&mut batch) {
@@ -448,19 +454,19 @@ impl<A: App> Hub<A> {
         let begun = batch.committing.unwrap_or_else(Instant::now);
         self.note(&batch, begun, outcome);
         self.deliver(batch);
-        self.metrics.add(Single::Merged, self.backplane.take_merged());
         self.settle();
+        self.say_late_byes();
     }
 
     /// While nothing is under way, commits what could not be committed before.
     fn work_off(&mut self) {
-        if self.backplane.has_backlog() {
-            let mut batch = std::mem::take(&mut self.batch);
-            match self.backplane.commit(&mut batch) {
-                Ok(Progress::Begun) => self.under_way = Some(batch),
-                Ok(Progress::Done) => {}
-                Err(error) => tracing::warn!(%error, "what waits for the backplane cannot be read"),
-            }
+        let mut batch = std::mem::take(&mut self.spare);
+        let begun = Instant::now();
+        batch.committing = Some(begun);
+        match self.backplane.work_off() {
+            Ok(Progress::Begun) => self.under_way = Some(batch),
+            Ok(Progress::Done) => self.spare = batch,
+            Err(error) => self.note(&batch, begun, Err(error)),
         }
     }
 
@@ -512,6 +518,7 @@ impl<A: App> Hub<A> {
         let away = now.away_for().saturating_sub(before.told_away);
         self.metrics.add(Single::DegradedMs, away.as_millis() as u64);
         self.metrics.gauge(Gauge::Pending, now.pending);
+        self.metrics.add(Single::Merged, self.backplane.take_merged());
         self.metrics.gauge(Gauge::LeaseHeld, now.holds_lease.into());
         let degraded = now.away.or(now.deaf);
         self.metrics.gauge(Gauge::Degraded, degraded.is_some().into());
@@ -527,10 +534,7 @@ impl<A: App> Hub<A> {
     /// While the store fails, tries it without waiting for a client: nobody sends clients to a worker that is not ready.
     pub(crate) fn try_store_again(&mut self) {
         if !self.store_ok && self.under_way.is_none() {
-            let begun = Instant::now();
-            let mut empty = Batch::default();
-            let outcome = self.backplane.commit(&mut empty).map(drop);
-            self.note(&empty, begun, outcome);
+            self.commit(Batch::default());
         }
     }
 
@@ -563,6 +567,9 @@ impl<A: App> Hub<A> {
             if connection.phase != Phase::Open {
                 // It may have waited for this.
                 self.changed.push(key);
+            }
+            if connection.mute {
+                continue;
             }
             self.out.clear();
             match part.outcome() {

@@ -52,6 +52,8 @@ pub(crate) struct Connection<S> {
     pub(crate) unanswered: u32,
     /// The session's count when it connected is known: it is in `shown`.
     pub(crate) known: bool,
+    /// Its client was told to go, or half of a frame was thrown away: nothing may follow that.
+    pub(crate) mute: bool,
     /// The time of its last heartbeat, or of its opening: milliseconds since 1970.
     pub(crate) beat_ms: u64,
     pub(crate) token: Token,
@@ -174,6 +176,11 @@ impl<S> Connection<S> {
     /// What an increment of its session must not fall below, if that is known.
     pub(crate) fn floor(&self) -> Option<u64> {
         self.known.then_some(self.shown)
+    }
+
+    /// Whether its session's count is being looked up: what it sends is not read before that is known.
+    pub(crate) fn is_looked_up(&self) -> bool {
+        !self.known && self.unanswered > 0
     }
 
     /// Its id as logs and listings show it.

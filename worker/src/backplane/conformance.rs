@@ -77,7 +77,7 @@ pub(super) fn token(text: &str) -> Token {
 }
 
 pub(super) fn increment(session: &str, by: u32, floor: u64) -> Increment {
-    Increment { token: token(session), by, floor: Some(floor), outcome: Outcome::Failed }
+    Increment { token: token(session), by, floor: Some(floor), began: true, outcome: Outcome::Failed }
 }
 
 /// The count that an increment has got.

@@ -195,7 +195,7 @@ impl Embedded {
         let expired_before = self.expired_before(now);
         let changes = batch.increments.len() + 2 * batch.publications.len();
         let bytes = batch.publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum();
-        let aim = if batch.grows() { Aim::Growth } else { Aim::Upkeep };
+        let aim = Aim::of(batch);
         let Batch { increments, publications, .. } = batch;
         let counted = self.write(aim, changes, bytes, |txn, tables| {
             // What waits for a Redis that is not configured any more: its session's count is not all confirmed.
@@ -270,11 +270,18 @@ impl Embedded {
 
 /// What a transaction is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Aim {
+pub(crate) enum Aim {
     /// It may make the store larger, up to its allowed size.
     Growth,
     /// It takes no lasting space, or gives some back: the store may be full, and what is left is for this.
     Upkeep,
+}
+
+impl Aim {
+    /// What the store must have room for.
+    pub(crate) fn of(batch: &Batch) -> Aim {
+        if batch.grows() { Aim::Growth } else { Aim::Upkeep }
+    }
 }
 
 /// The tables, while a transaction is open.

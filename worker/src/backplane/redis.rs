@@ -19,16 +19,16 @@ mod tests;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 use tokio::sync::mpsc;
 
 use super::embedded::ledger::{Answered, Plan, Unit, UnitId};
-use super::{Announced, Backplane, BackplaneError, Embedded, Health, Progress, Settlement};
+use super::{Aim, Announced, Backplane, BackplaneError, Embedded, Health, Progress, Settlement};
 use crate::batch::{Batch, Publication};
 use crate::fault;
-use crate::redis::{Failure, Settings};
+use crate::redis::{Failure, Reason, Settings};
 use script::{Counted, Layout};
 
 pub(crate) use bus::Message;
@@ -36,6 +36,9 @@ pub(crate) use driver::{Driver, Event};
 
 /// What operators announce may wait in such a number.
 const ANNOUNCEMENTS: usize = 64;
+
+/// How often at least what others have left behind is looked for.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Commands for the driver: each stage begins when the one before has succeeded.
 type Stages = Vec<Vec<Call>>;
@@ -74,6 +77,8 @@ pub(crate) struct Redis {
     under_way: Option<Flight>,
     /// Answers that the ledger does not know yet: they go into its next transaction.
     answered: Vec<Answered>,
+    /// When what others have left behind was last looked for.
+    looked: Instant,
     /// Messages brought to Redis that were answered before.
     merged: u64,
 }
@@ -102,6 +107,7 @@ impl Redis {
             announcements,
             under_way: None,
             answered: Vec::new(),
+            looked: Instant::now(),
             merged: 0,
         };
         Ok((redis, driver))
@@ -113,9 +119,16 @@ impl Redis {
     }
 
     /// Makes what is to be sent of a batch. None: nothing is.
-    fn plan(&mut self, batch: &Batch) -> Result<Option<(Flight, Stages)>, BackplaneError> {
+    fn plan(&mut self, aim: Aim, batch: &Batch) -> Result<Option<(Flight, Stages)>, BackplaneError> {
+        // Nobody waits for a batch that is empty. But where there always is one, what was left behind must not wait on.
+        let look = batch.is_empty() || self.looked.elapsed() >= LOOK;
+        let left_behind = if look { self.host.left_behind()? } else { Vec::new() };
+        if look {
+            self.looked = Instant::now();
+        }
         let (layout, source) = (self.layout.clone(), &mut self.source);
         let (mut plan, merged) = self.host.plan(
+            aim,
             &batch.increments,
             &self.answered,
             |session| layout.group(session),
@@ -129,11 +142,10 @@ impl Redis {
         }
         self.merged += merged;
         self.answered.clear();
-        if batch.is_empty() {
-            // Nobody waits for this one: time for what others have left behind.
-            let left_behind = self.host.left_behind()?.into_iter();
-            let left_behind: Vec<Rc<Unit>> = left_behind.map(Rc::new).filter(|unit| !mine(&plan, unit)).collect();
-            plan.before.extend(left_behind);
+        for unit in left_behind {
+            if !mine(&plan, &unit) {
+                plan.before.push(Rc::new(unit));
+            }
         }
         let before: Vec<Call> = plan.before.iter().map(Rc::clone).map(Call::Commit).collect();
         let mut calls: Vec<Call> = plan.units.iter().map(|planned| Call::Commit(planned.unit.clone())).collect();
@@ -144,6 +156,34 @@ impl Redis {
         let stages: Stages = [before, calls].into_iter().filter(|calls| !calls.is_empty()).collect();
         let flight = Flight { plan, publications: batch.publications.len() };
         Ok((!stages.is_empty()).then_some((flight, stages)))
+    }
+
+    /// Whether anything waits for Redis that is not on its way.
+    fn has_backlog(&self) -> Result<bool, BackplaneError> {
+        Ok(self.host.has_open()? || !self.host.left_behind()?.is_empty())
+    }
+
+    /// Sends what is to be sent of a batch.
+    fn begin(&mut self, aim: Aim, batch: &mut Batch) -> Result<Progress, BackplaneError> {
+        debug_assert!(self.under_way.is_none(), "one at a time");
+        let Some((flight, stages)) = self.plan(aim, batch)? else { return Ok(Progress::Done) };
+        if flight.plan.merges() {
+            fault::point("merge planned");
+        }
+        match self.requests.try_send(stages) {
+            Ok(()) => {
+                self.under_way = Some(flight);
+                Ok(Progress::Begun)
+            }
+            Err(error) => {
+                // The driver takes one after the other, and there is never more than one.
+                tracing::error!(%error, "the task that talks to redis does not listen");
+                self.source = new_source();
+                let mut units = flight.plan.units.iter();
+                units.try_for_each(|planned| self.host.keep(planned, &mut batch.increments))?;
+                Ok(Progress::Done)
+            }
+        }
     }
 
     /// Redis is away from now on, for this worker.
@@ -171,7 +211,13 @@ impl Redis {
         let mut answers = answers.into_iter();
         let mut lost = None;
         let mut answer = || match answers.next() {
-            Some(Ok(value)) => script::counted(&value),
+            Some(Ok(value)) => {
+                let counted = script::counted(&value);
+                if counted.is_none() {
+                    lost.get_or_insert(Failure::new(Reason::Other, format!("an answer that is none: {value:?}")));
+                }
+                counted
+            }
             Some(Err(failure)) => {
                 lost.get_or_insert(failure);
                 None
@@ -236,22 +282,13 @@ impl Backplane for Redis {
             fault::point("counted here");
             return Ok(Progress::Done);
         }
-        let Some((flight, stages)) = self.plan(batch)? else { return Ok(Progress::Done) };
-        if flight.plan.merges() {
-            fault::point("merge planned");
-        }
-        match self.requests.try_send(stages) {
-            Ok(()) => {
-                self.under_way = Some(flight);
-                Ok(Progress::Begun)
-            }
-            Err(error) => {
-                // The driver takes one after the other, and there is never more than one.
-                tracing::error!(%error, "the task that talks to redis does not listen");
-                let mut units = flight.plan.units.iter();
-                units.try_for_each(|planned| self.host.keep(planned, &mut batch.increments))?;
-                Ok(Progress::Done)
-            }
+        self.begin(Aim::of(batch), batch)
+    }
+
+    fn work_off(&mut self) -> Result<Progress, BackplaneError> {
+        match self.link {
+            Link::Up if self.has_backlog()? => self.begin(Aim::Upkeep, &mut Batch::default()),
+            Link::Up | Link::Down => Ok(Progress::Done),
         }
     }
 
@@ -290,15 +327,6 @@ impl Backplane for Redis {
 
     fn take_merged(&mut self) -> u64 {
         std::mem::take(&mut self.merged)
-    }
-
-    fn has_backlog(&mut self) -> bool {
-        let waits = || Ok::<_, BackplaneError>(self.host.has_open()? || !self.host.left_behind()?.is_empty());
-        matches!(self.link, Link::Up)
-            && waits().unwrap_or_else(|error| {
-                tracing::warn!(%error, "the ledger cannot be read");
-                false
-            })
     }
 
     fn link(&mut self, lost: Option<&Failure>) {

@@ -66,6 +66,9 @@ impl<A: App> Hub<A> {
     pub(super) fn refuse_uncounted(&mut self, key: usize) {
         let reason = retry_hint(&self.settings);
         frame::append_close(&mut self.out, Some(1013), &reason);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.mute = true;
+        }
         self.end(key, Phase::Closing, Closes::Server);
     }
 
@@ -178,14 +181,36 @@ impl<A: App> Hub<A> {
     pub(crate) fn say_bye(&mut self, keys: &[usize], read_until: Instant) {
         self.read_out(keys, read_until);
         for key in keys {
-            if self.connections.get(*key).is_some_and(|connection| connection.phase == Phase::Open) {
-                self.batch.begin();
-                self.batch.bye();
-                self.seal_part(*key);
-                self.end(*key, Phase::Closing, Closes::Drained);
+            let Some(connection) = self.connections.get(*key).filter(|c| c.phase == Phase::Open) else { continue };
+            if connection.is_looked_up() {
+                // It was not read.
+                self.late_byes.push((*key, connection.id));
+                continue;
             }
+            self.batch.begin();
+            self.batch.bye();
+            self.seal_part(*key);
+            self.end(*key, Phase::Closing, Closes::Drained);
         }
         self.finish_quietly();
+    }
+
+    /// Says goodbye to connections whose sessions are known now.
+    pub(super) fn say_late_byes(&mut self) {
+        if self.late_byes.is_empty() {
+            return;
+        }
+        let mut known = Vec::new();
+        for (key, id) in std::mem::take(&mut self.late_byes) {
+            match self.connections.get(key).filter(|connection| connection.id == id) {
+                Some(connection) if connection.is_looked_up() => self.late_byes.push((key, id)),
+                Some(_) => known.push(key),
+                None => {}
+            }
+        }
+        if !known.is_empty() {
+            self.say_bye(&known, Instant::now());
+        }
     }
 
     /// Reads all that these connections have sent before now, and answers it.
@@ -199,7 +224,7 @@ impl<A: App> Hub<A> {
             unread = std::mem::take(&mut self.again);
             unread.sort_unstable();
             unread.dedup();
-            if unread.is_empty() || Instant::now() >= until {
+            if unread.is_empty() || self.is_full() || Instant::now() >= until {
                 self.again = unread;
                 return;
             }

@@ -15,6 +15,7 @@ impl<A: App> Hub<A> {
             Ok(false) => {}
             Err(_) => {
                 connection.output = None;
+                connection.mute = true;
                 self.end(key, Phase::Done, Closes::Lost);
             }
         }
@@ -35,7 +36,10 @@ impl<A: App> Hub<A> {
             Ok(false) => {}
             Err(_) => {
                 connection.output = None;
+                connection.mute = true;
                 self.end(key, Phase::Done, Closes::Lost);
+                // If that was its phase already.
+                self.changed.push(key);
             }
         }
         self.account(key, held);
@@ -45,7 +49,7 @@ impl<A: App> Hub<A> {
     pub(super) fn drop_output(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let held = connection.held();
-        connection.output = None;
+        connection.mute |= connection.output.take().is_some();
         self.account(key, held);
     }
 

@@ -60,7 +60,11 @@ async fn take<A: App>(shared: Rc<Shared<A>>, mut events: mpsc::Receiver<Event>) 
 fn hear<A: App>(shared: &Rc<Shared<A>>, message: Message) {
     let own = shared.hub.borrow().metrics.board().id();
     match message {
-        Message::Room { room, text } => shared.hub.borrow_mut().deliver_to_room(&Publication { room, text }),
+        Message::Room { room, text } => {
+            let mut hub = shared.hub.borrow_mut();
+            hub.deliver_to_room(&Publication { room, text });
+            hub.finish_quietly();
+        }
         Message::Broadcast { from, text } if from != own => {
             let shared = shared.clone();
             drop(spawn_local(async move { broadcast(&shared, &text).await }));

@@ -113,16 +113,17 @@ struct Delta {
 
 impl Embedded {
     /// Makes a batch's increments into units, and takes along what is open. `answered` is noted first. `group` says which
-    /// sessions may share a unit, `next` names a unit.
+    /// sessions may share a unit, `next` names a unit, `aim` whether the store may be full.
     pub(crate) fn plan(
         &mut self,
+        aim: Aim,
         increments: &[Increment],
         answered: &[Answered],
         group: impl Fn(&Key) -> u16,
         mut next: impl FnMut() -> UnitId,
     ) -> Result<(Plan, u64), BackplaneError> {
         let noted: usize = answered.iter().map(|(unit, _)| unit.items.len()).sum();
-        self.keep_books(Aim::Growth, increments.len() + noted + ALONG, |ledger| {
+        self.keep_books(aim, increments.len() + noted + ALONG, |ledger| {
             let mut merged = 0;
             for (unit, counts) in answered {
                 merged += ledger.merged(unit, counts.as_deref())?;
@@ -196,48 +197,73 @@ impl Embedded {
 
     /// Nobody knows whether a unit has reached Redis: its messages are answered from here, and so sealed in it.
     pub(crate) fn keep(&mut self, planned: &Planned, increments: &mut [Increment]) -> Result<(), BackplaneError> {
+        let mut counted = Vec::new();
         self.keep_books(Aim::Growth, planned.unit.items.len(), |ledger| {
-            // Somebody may have found it in the journal and brought it to Redis: then all is well.
-            let Some(mut unit) = ledger.journaled(planned.unit.id)? else { return Ok(()) };
-            for item in unit.items.iter_mut().filter(|item| item.by > 0) {
+            let under_way = ledger.under_way()?;
+            // Not there: somebody has found it and brought it to Redis. Then only what else is under way matters.
+            let mut unit = ledger.journaled(planned.unit.id)?;
+            for (index, (item, answer)) in planned.unit.items.iter().zip(&planned.answers).enumerate() {
+                if item.by == 0 {
+                    continue;
+                }
                 let mut delta = ledger.delta(&item.session)?;
-                delta.born |= delta == Delta::default() && item.floor == 0;
-                delta.units.insert(unit.id, item.by);
+                if let Some((index, shown)) = answer {
+                    delta.born |= delta == Delta::default() && increments[*index].begins(*shown);
+                    if increments[*index].floor.is_some() || delta.born {
+                        counted.push((*index, *shown));
+                    }
+                }
+                for below in under_way.get(item.session.as_ref()).into_iter().flatten() {
+                    delta.units.entry(*below).or_insert(0);
+                }
+                if let Some(item) = unit.as_mut().and_then(|unit| unit.items.get_mut(index)) {
+                    let more = item.by - std::mem::replace(&mut item.sealed, item.by);
+                    *delta.units.entry(planned.unit.id).or_insert(0) += more;
+                    ledger.change += more as i64;
+                }
                 ledger.put_delta(&item.session, &delta)?;
-                ledger.change += (item.by - item.sealed) as i64;
-                item.sealed = item.by;
             }
             // From now on it is anybody's.
-            ledger.journal(&unit, 0)?;
-            Ok(())
+            unit.map_or(Ok(()), |unit| Ok(ledger.journal(&unit, 0)?))
         })?;
-        for (index, shown) in planned.answers.iter().flatten() {
-            let increment = &mut increments[*index];
-            if increment.by > 0 {
-                increment.outcome = Outcome::Count(*shown);
+        for index in planned.answers.iter().flatten().map(|(index, _)| *index) {
+            if increments[index].by > 0 {
+                // Unless it is among the counted.
+                increments[index].outcome = Outcome::Unknown;
             }
+        }
+        for (index, shown) in counted {
+            increments[index].outcome = Outcome::Count(shown);
         }
         self.tell_here(increments)
     }
 
     /// Counts all that is in the batch here: Redis is away. Sessions of which it alone knows the count stay unknown.
     pub(crate) fn count_here(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
+        let aim = Aim::of(batch);
         let Batch { increments, publications, .. } = batch;
         let room = publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum::<usize>() / 128;
-        self.keep_books(Aim::Growth, increments.len() + publications.len() + room, |ledger| {
+        let counted = self.keep_books(aim, increments.len() + publications.len() + room, |ledger| {
             ledger.tables.bus.append(ledger.txn, publications)?;
             let under_way = ledger.under_way()?;
-            for increment in increments.iter_mut().filter(|increment| increment.by > 0) {
+            for increment in increments.iter_mut() {
                 let session = increment.token.key();
+                if increment.by == 0 {
+                    // However long Redis is away, a session does not expire under an open connection.
+                    if let Some(record) = ledger.record(&session)? {
+                        ledger.put(&session, record)?;
+                    }
+                    continue;
+                }
                 let mut delta = ledger.delta(&session)?;
                 if increment.floor.is_none() && !delta.born {
                     increment.outcome = Outcome::Unknown;
                     continue;
                 }
                 let record = ledger.record(&session)?.unwrap_or_default();
-                delta.born |= delta == Delta::default() && record == Record::default() && increment.floor == Some(0);
                 let by = u64::from(increment.by);
                 let count = record.count.max(increment.floor.unwrap_or(0)) + by;
+                delta.born |= delta == Delta::default() && increment.begins(count);
                 delta.open += by;
                 for unit in under_way.get(session.as_ref()).into_iter().flatten() {
                     delta.units.entry(*unit).or_insert(0);
@@ -248,7 +274,12 @@ impl Embedded {
                 increment.outcome = Outcome::Count(count);
             }
             Ok(())
-        })?;
+        });
+        if counted.is_err() {
+            // None of it is in the store: nobody may see it.
+            increments.iter_mut().for_each(|increment| increment.outcome = Outcome::Failed);
+        }
+        counted?;
         if !publications.is_empty() {
             self.wake_others();
         }

@@ -211,7 +211,7 @@ impl Instance for Embedded {
     fn peek(&mut self, sessions: &[Token]) -> Vec<u64> {
         let mut increments: Vec<Increment> = sessions
             .iter()
-            .map(|token| Increment { token: token.clone(), by: 0, floor: None, outcome: Outcome::Failed })
+            .map(|token| Increment { token: token.clone(), by: 0, floor: None, began: false, outcome: Outcome::Failed })
             .collect();
         self.look_up(increments.iter_mut()).unwrap();
         increments.iter().map(last).collect()
@@ -231,7 +231,7 @@ fn instance_process() {
             Call::Settle { increments, publications } => {
                 let increment = |(session, by, floor): (String, _, _)| {
                     let (token, outcome) = (token(&session), Outcome::Failed);
-                    Increment { token, by, floor, outcome }
+                    Increment { token, by, floor, began: false, outcome }
                 };
                 let mut batch = batch(
                     increments.into_iter().map(increment).collect(),

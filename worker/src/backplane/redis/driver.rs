@@ -135,6 +135,8 @@ impl Driver {
                 Err(failure) => failure,
             };
             self.health.borrow_mut().holds_lease = false;
+            // What was announced before is not for those who are there when Redis is back.
+            while self.announcements.try_recv().is_ok() {}
             if events.send(Event::Link(Err(failure.clone()))).await.is_err() {
                 return;
             }

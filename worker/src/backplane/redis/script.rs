@@ -25,8 +25,8 @@ const LEASE_MS: u64 = 3000;
 
 /// `KEYS`: the source's, then the sessions'. `ARGV`: the unit's number, how long to remember it, how long sessions live, the
 /// least that each count is after this (0: nothing is known of it), then for each session the messages to add. The
-/// answer: the counts; -1: not a count's key. Any other error undoes what was done. Both lists are MessagePack: text and single arguments cost more, and this
-/// is the hot path.
+/// answer: the counts; -1: not a count's key. Any other error undoes what was done. Both lists are MessagePack: text and
+/// single arguments cost more, and this is the hot path.
 const COMMIT: &str = r"
 local call, pcall = redis.call, redis.pcall
 local keys, args = KEYS, ARGV
@@ -63,8 +63,8 @@ for i = 2, #keys do
       call('EXPIRE', key, args[3])
     end
   else
-    local value = pcall('GET', key)
-    count = type(value) ~= 'table' and tonumber(value or '0') or -1
+    local value = pcall('GET', key) or '0'
+    count = type(value) == 'string' and #value < 16 and string.match(value, '^%d+$') and tonumber(value) or -1
     if count >= 0 and count < least then
       count = least
       call('SET', key, string.format('%.0f', least), 'EX', args[3])
@@ -107,7 +107,7 @@ return 1
 const BEAT: &str = r"
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if tonumber(redis.call('GET', KEYS[2]) or '0') >= tonumber(ARGV[2]) then return 1 end
-redis.call('SET', KEYS[2], ARGV[2])
+redis.call('SET', KEYS[2], ARGV[2], 'EX', 60)
 redis.call(ARGV[3], ARGV[4], redis.call('INCR', KEYS[3]) .. ' ' .. ARGV[5])
 return 1
 ";
@@ -177,7 +177,7 @@ impl Layout {
     }
 
     fn write_session(&self, key: &mut String, session: &Key) {
-        // Nor does this.
+        // Writing to memory does not fail.
         let _ = write!(key, "{}:{{{:02x}}}:s:{session}", self.prefix, tag(session));
     }
 
@@ -256,7 +256,12 @@ pub(super) fn counted(value: &Value) -> Option<Counted> {
     }
     let mut rest = bytes.as_slice();
     let length = rmp::decode::read_array_len(&mut rest).ok()?;
-    let count = |_| rmp::decode::read_int::<i64, _>(&mut rest).ok().map(|count| u64::try_from(count).ok());
+    // Counts beyond 2^53 are none, and come as a float.
+    let count = |_| match rest.first() {
+        Some(0xca) => rmp::decode::read_f32(&mut rest).ok().map(|_| None),
+        Some(0xcb) => rmp::decode::read_f64(&mut rest).ok().map(|_| None),
+        Some(_) | None => rmp::decode::read_int::<i64, _>(&mut rest).ok().map(|count| u64::try_from(count).ok()),
+    };
     (0..length).map(count).collect::<Option<_>>().map(Counted::Counts)
 }
 

@@ -117,7 +117,7 @@ impl Host {
     /// Brings to Redis what waits for it, as the worker does when it has nothing else to do.
     pub(super) fn work_off(&mut self) {
         let end = Instant::now() + SOON;
-        while self.redis.has_backlog() {
+        while self.redis.has_backlog().unwrap() {
             self.settle(&mut Batch::default()).unwrap();
             self.redis.rest();
             assert!(Instant::now() < end, "it never comes to an end");

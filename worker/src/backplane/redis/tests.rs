@@ -1,8 +1,8 @@
 //! What every backplane must do, and what is true of Redis alone.
 
 use super::testing::{Host, Hosts};
-use crate::backplane::Backplane;
 use crate::backplane::conformance::{Instance, batch, conformance, count, hear, increment, last, load, publish};
+use crate::backplane::{Aim, Backplane};
 use crate::batch::{Increment, Outcome};
 use crate::redis::testing::Server;
 
@@ -133,17 +133,17 @@ fn another_worker_of_the_host_finishes_what_one_has_left_behind() {
     let mut host = hosts.host();
     assert_eq!(count(&mut host, "a", 10), 10);
     // It is planned, and its worker dies before, or after, it was sent.
-    host.redis.plan(&batch(vec![increment("a", 5, 10)], vec![])).unwrap();
+    host.redis.plan(Aim::Growth, &batch(vec![increment("a", 5, 10)], vec![])).unwrap();
     host.redis.answered.clear();
     let Host { redis, directory, .. } = host;
     drop(redis);
     let mut next = Host::on(directory, hosts.server.settings(), std::time::Duration::from_secs(3600));
     next.until("Redis is there", |host| host.is_up());
-    next.until("it is old enough to be left behind", |host| host.redis.has_backlog());
+    next.until("it is old enough to be left behind", |host| host.redis.has_backlog().unwrap());
     next.work_off();
     assert_eq!(load(&mut next, "a"), 15);
     assert_eq!(count_after(&mut next, "a", 10), Outcome::Count(16));
-    assert!(!next.redis.has_backlog());
+    assert!(!next.redis.has_backlog().unwrap());
 }
 
 #[test]
