@@ -2,7 +2,9 @@
 
 use super::testing::{Host, Hosts};
 use crate::backplane::conformance::{Instance, batch, conformance, count, hear, increment, last, load, publish};
-use crate::backplane::{Aim, Backplane};
+use crate::backplane::embedded::ledger::{Plan, UnitId};
+use crate::backplane::embedded::testing::Directory;
+use crate::backplane::{Aim, Backplane, Embedded};
 use crate::batch::{Increment, Outcome};
 use crate::redis::testing::Server;
 
@@ -151,12 +153,52 @@ fn a_key_that_holds_something_else_fails_alone() {
     let hosts = Hosts::new();
     let mut host = hosts.host();
     let key = host.redis.layout.session(&"odd".parse::<crate::token::Token>().unwrap().key());
-    hosts.server.cli(&["SET", &key, "not a number"]);
-    let mut both = batch(vec![increment("odd", 1, 0), increment("even", 1, 0)], vec![]);
-    host.settle(&mut both).unwrap();
-    assert_eq!(both.increments[0].outcome, Outcome::Failed);
-    assert_eq!(last(&both.increments[1]), 1);
+    for (even, value) in
+        (1..).zip(["not a number", "1.5", "1e400", "-1.5", "9223372036854775807", "99999999999999999999", ""])
+    {
+        hosts.server.cli(&["SET", &key, value]);
+        let mut both = batch(vec![increment("odd", 1, 0), increment("even", 1, 0)], vec![]);
+        host.settle(&mut both).unwrap();
+        assert_eq!(both.increments[0].outcome, Outcome::Failed, "{value}");
+        assert_eq!(last(&both.increments[1]), even);
+        assert_eq!(resume(&mut host, "odd"), Outcome::Failed, "{value}");
+        assert!(host.is_up() && !host.redis.has_backlog().unwrap(), "{value}");
+    }
+    hosts.server.cli(&["DEL", &key]);
+    hosts.server.cli(&["RPUSH", &key, "a list"]);
     assert_eq!(resume(&mut host, "odd"), Outcome::Failed);
+}
+
+#[test]
+fn a_count_that_rests_on_what_another_worker_has_under_way_has_that_go_first() {
+    let mut directory = Directory::new();
+    // The ledger is one: by which worker's hand makes no difference.
+    let mut host = directory.open();
+    let plan = |worker: &mut Embedded, source, increments: &[Increment]| {
+        worker.plan(Aim::Growth, increments, &[], |_| 0, || UnitId { source, number: 1 }).unwrap().0
+    };
+    plan(&mut host, 1, &[increment("a", 5, 10)]);
+    let mut increments = [increment("a", 3, 10)];
+    let second = plan(&mut host, 2, &increments);
+    host.keep(&second.units[0], &mut increments).unwrap();
+    assert_eq!(increments[0].outcome, Outcome::Count(18));
+    let sources = |plan: Plan| plan.before.iter().map(|unit| unit.id.source).collect::<Vec<_>>();
+    assert_eq!(sources(plan(&mut host, 3, &[increment("b", 1, 0)])), [0; 0], "of another session");
+    assert_eq!(sources(plan(&mut host, 4, &[increment("a", 0, 0)])), [1, 2]);
+}
+
+#[test]
+fn a_session_that_a_client_has_named_may_be_known_elsewhere_even_if_its_count_was_none() {
+    let mut hosts = Hosts::new();
+    let mut host = hosts.host();
+    assert_eq!(resume(&mut host, "named"), Outcome::Count(0));
+    hosts.server.kill();
+    for n in 1..=2 {
+        let mut batch = batch(vec![Increment { began: false, ..increment("named", 1, n - 1) }], vec![]);
+        host.settle(&mut batch).unwrap();
+        assert_eq!(batch.increments[0].outcome, Outcome::Count(n), "who is connected goes on");
+        assert_eq!(resume(&mut host, "named"), Outcome::Unknown);
+    }
 }
 
 #[test]
