@@ -520,11 +520,10 @@ impl<A: App> Hub<A> {
         self.metrics.gauge(Gauge::Pending, now.pending);
         self.metrics.add(Single::Merged, self.backplane.take_merged());
         self.metrics.gauge(Gauge::LeaseHeld, now.holds_lease.into());
-        let degraded = now.away.or(now.deaf);
+        let degraded = now.degraded();
         self.metrics.gauge(Gauge::Degraded, degraded.is_some().into());
         self.metrics.gauge(Gauge::DegradedWhy, degraded.map_or(0, Reason::code));
-        let since = degraded.map_or(0, |_| wall_ms().saturating_sub(now.since.elapsed().as_millis() as u64));
-        self.metrics.gauge(Gauge::DegradedSince, since);
+        self.metrics.gauge(Gauge::DegradedSince, degraded.map_or(0, |_| now.degraded_since));
         // Whole milliseconds: the rest is told next time.
         let told_away = before.told_away + Duration::from_millis(away.as_millis() as u64);
         self.told = Some(Health { told_away, ..now.clone() });

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::heartbeat::wall_ms;
 use crate::redis::{Failure, Reason};
 
 /// What a worker knows of its backplane.
@@ -19,6 +20,8 @@ pub(crate) struct Health {
     pub(crate) detail: String,
     /// Since when it is there, or away.
     pub(crate) since: Instant,
+    /// Since when it is degraded, if it is: milliseconds since 1970.
+    pub(crate) degraded_since: u64,
     /// How long it was away before that, altogether.
     pub(crate) away_before: Duration,
     /// How much of that the metrics know.
@@ -46,6 +49,7 @@ impl Health {
             deaf: None,
             detail: String::new(),
             since: Instant::now(),
+            degraded_since: 0,
             away_before: Duration::ZERO,
             told_away: Duration::ZERO,
             latency: None,
@@ -60,6 +64,7 @@ impl Health {
     /// It is away. `true`: it was not before.
     pub(crate) fn down(&mut self, failure: &Failure) -> bool {
         let first = self.away.is_none();
+        self.degrade();
         self.away = Some(failure.reason);
         self.lease_holder = None;
         self.detail.clone_from(&failure.detail);
@@ -67,6 +72,23 @@ impl Health {
             self.since = Instant::now();
         }
         first
+    }
+
+    /// It is there, but the other hosts are not heard. `true`: they were before.
+    pub(crate) fn cannot_hear(&mut self, reason: Reason) -> bool {
+        self.degrade();
+        self.deaf.replace(reason).is_none()
+    }
+
+    /// Why it is degraded, if it is.
+    pub(crate) fn degraded(&self) -> Option<Reason> {
+        self.away.or(self.deaf)
+    }
+
+    fn degrade(&mut self) {
+        if self.degraded().is_none() {
+            self.degraded_since = wall_ms();
+        }
     }
 
     /// It is there. For how long it was away, if it was.

@@ -327,7 +327,7 @@ impl Listener {
         let mut health = self.health.borrow_mut();
         if health.away.is_some() || heard.elapsed() < DEAF {
             tracing::debug!(%failure, "no subscription");
-        } else if health.deaf.replace(failure.reason).is_none() {
+        } else if health.cannot_hear(failure.reason) {
             let (reason, detail) = (failure.reason.label(), &failure.detail);
             tracing::warn!(reason, detail, "the other hosts are not heard: redis takes commands, but no subscription");
         }

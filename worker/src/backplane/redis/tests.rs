@@ -171,7 +171,7 @@ fn a_key_that_holds_something_else_fails_alone() {
 
 #[test]
 fn a_count_that_rests_on_what_another_worker_has_under_way_has_that_go_first() {
-    let mut directory = Directory::new();
+    let directory = Directory::new();
     // The ledger is one: by which worker's hand makes no difference.
     let mut host = directory.open();
     let plan = |worker: &mut Embedded, source, increments: &[Increment]| {
