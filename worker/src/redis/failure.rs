@@ -112,7 +112,7 @@ impl Failure {
         Failure { reason, detail: cleaned(&detail.into()), no_script: false }
     }
 
-    /// Whether a script is not in the server's cache: no outage, it is to be sent in full.
+    /// Whether a script is not in the cache of the server. The driver brings all of them with each connection.
     pub(crate) fn is_no_script(&self) -> bool {
         self.no_script
     }

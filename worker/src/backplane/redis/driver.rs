@@ -109,7 +109,6 @@ impl Driver {
     async fn speak(mut self, events: &mpsc::Sender<Event>, interval: Duration) {
         let mut pauses = Pauses(RETRY.0);
         let mut failure = Failure::new(Reason::Unreachable, "not connected yet");
-        // Until the first attempt has failed nothing is known.
         loop {
             let connected = {
                 let connecting = connect(&self.connector, &self.layout);
