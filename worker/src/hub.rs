@@ -1,8 +1,10 @@
 //! All WebSockets of a worker and the **turn**: take the sockets that are ready, read and parse each, give the messages
 //! to the app, commit the increments of all of them, write the replies.
 
+mod commit;
 mod ending;
 mod fanout;
+mod health;
 mod output;
 
 use std::collections::HashMap;
@@ -15,14 +17,13 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest};
 use slab::Slab;
 
-use crate::app::{App, Message, Reply, RoomChange, Session, Wishes};
-use crate::backplane::{Backplane, BackplaneError, Health, Progress, Settlement};
-use crate::batch::{Batch, Outcome, Piece};
+use crate::app::{App, Message, RoomChange, Session, Wishes};
+use crate::backplane::{Backplane, Health};
+use crate::batch::Batch;
 use crate::connection::{Bounds, Flow, Inbox, Incoming, Violation};
 use crate::frame::{self, Kind};
 use crate::heartbeat::wall_ms;
-use crate::metrics::{BATCH, COMMIT, Closes, DURATION, Errors, Gauge, Messages, Metrics, Single};
-use crate::redis::Reason;
+use crate::metrics::{Closes, Errors, Gauge, Metrics, Single};
 use crate::rooms::Rooms;
 use crate::settings::Settings;
 use crate::slab::{Connection, Phase, Received};
@@ -406,220 +407,6 @@ impl<A: App> Hub<A> {
         let connection = &mut self.connections[key];
         let held = self.batch.end(key, connection.id, &connection.token, connection.floor(), !connection.resumed);
         connection.unanswered += u32::from(held);
-    }
-
-    /// Commits what was gathered, unless a commit is under way, and lets the replies leave.
-    fn finish(&mut self, begun: Instant) {
-        // Once a turn, not once a message.
-        self.metrics.messages(Messages::Received, std::mem::take(&mut self.received));
-        let idle = self.batch.is_empty();
-        if !idle {
-            self.batch.begun.get_or_insert(begun);
-        }
-        match self.under_way {
-            Some(_) => {}
-            None if idle => {
-                self.backplane.rest();
-                self.work_off();
-            }
-            None => self.dispatch(),
-        }
-        self.settle();
-        self.say_late_byes();
-    }
-
-    /// Commits what was gathered.
-    fn dispatch(&mut self) {
-        let batch = std::mem::replace(&mut self.batch, std::mem::take(&mut self.spare));
-        if batch.has_store_work() { self.commit(batch) } else { self.deliver(batch) }
-    }
-
-    fn commit(&mut self, mut batch: Batch) {
-        let begun = Instant::now();
-        batch.committing = Some(begun);
-        match self.backplane.commit(&mut batch) {
-            Ok(Progress::Begun) => self.under_way = Some(batch),
-            outcome => {
-                self.note(&batch, begun, outcome.map(drop));
-                self.deliver(batch);
-            }
-        }
-    }
-
-    /// The commit that was under way is over: its replies leave. What was gathered meanwhile is committed by the next turn.
-    pub(crate) fn settled(&mut self, settlement: Settlement) {
-        self.now_ms = monotonic_ms();
-        let mut batch = self.under_way.take().unwrap_or_default();
-        let outcome = self.backplane.settle(&mut batch, settlement);
-        let begun = batch.committing.unwrap_or_else(Instant::now);
-        self.note(&batch, begun, outcome);
-        self.deliver(batch);
-        self.settle();
-        self.say_late_byes();
-    }
-
-    /// While nothing is under way, commits what could not be committed before.
-    fn work_off(&mut self) {
-        let mut batch = std::mem::take(&mut self.spare);
-        let begun = Instant::now();
-        batch.committing = Some(begun);
-        match self.backplane.work_off() {
-            Ok(Progress::Begun) => self.under_way = Some(batch),
-            Ok(Progress::Done) => self.spare = batch,
-            Err(error) => self.note(&batch, begun, Err(error)),
-        }
-    }
-
-    /// Notes how a commit has ended.
-    fn note(&mut self, batch: &Batch, begun: Instant, outcome: Result<(), BackplaneError>) {
-        self.metrics.observe(&COMMIT, begun.elapsed(), 1);
-        self.metrics.add(Single::Commits, 1);
-        match outcome {
-            Ok(()) => {
-                self.metrics.add(Single::Increments, batch.messages());
-                self.metrics.observe_value(&BATCH, batch.messages(), 1);
-            }
-            Err(ref error) => {
-                self.metrics.add(Single::StoreFailures, 1);
-                self.metrics.error(Errors::Store, batch.messages());
-                if self.store_ok {
-                    tracing::error!(%error, "the store refuses to count; clients that send are closed with 1013");
-                }
-            }
-        }
-        if outcome.is_ok() && !batch.grows() {
-            // That works in a store that is full, too.
-            return;
-        }
-        if outcome.is_ok() && !self.store_ok {
-            tracing::warn!("the store counts again");
-        }
-        self.store_ok = outcome.is_ok();
-        self.metrics.gauge(Gauge::StoreOk, self.store_ok.into());
-    }
-
-    /// What is wrong with the backplane, in words.
-    pub(crate) fn complaint(&mut self) -> Option<String> {
-        if !self.store_ok {
-            return Some("the store refuses to count".to_owned());
-        }
-        let health = self.backplane.health();
-        let away = health.away.map(|reason| format!("{} {}", health.kind, reason.words()));
-        let deaf = |reason: Reason| format!("the other hosts are not heard: {} {}", health.kind, reason.words());
-        away.or(health.deaf.map(deaf))
-    }
-
-    /// Tells the metrics how the backplane is. Called every second, and when that has changed.
-    pub(crate) fn tell_health(&mut self) -> Health {
-        let now = self.backplane.health();
-        let before = self.told.take().unwrap_or_else(|| Health::new(now.kind, String::new()));
-        self.metrics.add(Single::Reconnects, now.reconnects - before.reconnects);
-        self.metrics.add(Single::Resubscribed, now.resubscribed - before.resubscribed);
-        let away = now.away_for().saturating_sub(before.told_away);
-        self.metrics.add(Single::DegradedMs, away.as_millis() as u64);
-        self.metrics.gauge(Gauge::Pending, now.pending);
-        self.metrics.add(Single::Merged, self.backplane.take_merged());
-        self.metrics.gauge(Gauge::LeaseHeld, now.holds_lease.into());
-        let degraded = now.degraded();
-        self.metrics.gauge(Gauge::Degraded, degraded.is_some().into());
-        self.metrics.gauge(Gauge::DegradedWhy, degraded.map_or(0, Reason::code));
-        self.metrics.gauge(Gauge::DegradedSince, degraded.map_or(0, |_| now.degraded_since));
-        // Whole milliseconds: the rest is told next time.
-        let told_away = before.told_away + Duration::from_millis(away.as_millis() as u64);
-        self.told = Some(Health { told_away, ..now.clone() });
-        now
-    }
-
-    /// While the store fails, tries it without waiting for a client: nobody sends clients to a worker that is not ready.
-    pub(crate) fn try_store_again(&mut self) {
-        if !self.store_ok && self.under_way.is_none() {
-            self.commit(Batch::default());
-        }
-    }
-
-    /// Lets the replies of a batch leave: its commit is over.
-    fn deliver(&mut self, mut batch: Batch) {
-        if batch.parts() > 0 {
-            self.reply(&batch);
-            let took = batch.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-            self.metrics.observe(&DURATION, took, batch.messages().max(1));
-        }
-        self.metrics.messages(Messages::Sent, std::mem::take(&mut self.sent));
-        let published = !batch.publications.is_empty() && self.store_ok;
-        batch.clear();
-        self.spare = batch;
-        if published {
-            self.deliver_published();
-        }
-    }
-
-    fn reply(&mut self, batch: &Batch) {
-        for index in 0..batch.parts() {
-            let part = batch.part(index);
-            let key = part.key;
-            let Some(connection) = self.connections.get_mut(key).filter(|c| c.id == part.id) else { continue };
-            connection.unanswered -= 1;
-            if !connection.known && connection.unanswered == 0 {
-                // It was not read so far.
-                self.again.push(key);
-            }
-            if connection.phase != Phase::Open {
-                // It may have waited for this.
-                self.changed.push(key);
-            }
-            if connection.mute {
-                continue;
-            }
-            self.out.clear();
-            match part.outcome() {
-                Some(Outcome::Count(count)) => {
-                    connection.shown = connection.shown.max(count);
-                    connection.known = true;
-                }
-                // Without its count: the goodbye says so.
-                Some(Outcome::Failed) if !part.counts() => {}
-                Some(Outcome::Unknown | Outcome::Failed) if !part.is_bye() => {
-                    self.out.extend_from_slice(part.bytes_before_counted());
-                    self.refuse_uncounted(key);
-                    self.send_out(key);
-                    continue;
-                }
-                Some(Outcome::Unknown | Outcome::Failed) | None => {}
-            }
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            for piece in part.pieces() {
-                match piece {
-                    Piece::Bytes(bytes) => self.out.extend_from_slice(bytes),
-                    Piece::Counted(counts) => {
-                        for count in counts {
-                            let mut reply = Reply { out: &mut self.out, sent: &mut self.sent };
-                            self.app.counted(&mut connection.state, count, &mut reply);
-                        }
-                    }
-                    Piece::Bye(total) => {
-                        if let Some(bye) = total.and_then(|total| self.app.bye(total)) {
-                            frame::append(&mut self.out, Kind::Text, bye.as_bytes());
-                            self.sent += 1;
-                        }
-                        let hint = retry_hint(&self.settings);
-                        frame::append_close(&mut self.out, Some(1001), &hint);
-                    }
-                }
-            }
-            self.send_out(key);
-        }
-        const KEEP: usize = 1024 * 1024;
-        if self.out.capacity() > KEEP {
-            self.out = Vec::new();
-        }
-    }
-
-    fn send_out(&mut self, key: usize) {
-        let out = std::mem::take(&mut self.out);
-        if !out.is_empty() {
-            self.transmit(key, &out);
-        }
-        self.out = out;
     }
 }
 
