@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::bus::{Message, Numbers};
@@ -59,6 +59,8 @@ pub(crate) struct Driver {
     me: String,
     /// When the holder of the lease was last heard.
     heard: Rc<Cell<Option<Instant>>>,
+    /// The subscription has ended: the other line may be lost, too.
+    ended: Rc<Notify>,
 }
 
 /// Pauses that grow, with some chance in them so that workers do not come as a herd.
@@ -90,7 +92,17 @@ impl Driver {
         // Readable, and never twice.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let me = format!("{} pid {} ({:08x})", host.trim(), std::process::id(), fastrand::u32(..));
-        Driver { connector, layout, commits, announcements, health, limit, me, heard: Rc::default() }
+        Driver {
+            connector,
+            layout,
+            commits,
+            announcements,
+            health,
+            limit,
+            me,
+            heard: Rc::default(),
+            ended: Rc::default(),
+        }
     }
 
     /// Runs until the receiver of the events is gone. `interval` is that of the heartbeats.
@@ -100,6 +112,7 @@ impl Driver {
             channel: self.layout.channel(),
             health: self.health.clone(),
             heard: self.heard.clone(),
+            ended: self.ended.clone(),
             events: events.clone(),
         };
         tokio::join!(self.speak(&events, interval), listener.listen());
@@ -180,6 +193,8 @@ impl Driver {
                     self.carry_out(&mut connection, scripts, vec![vec![call]]).await.1
                 }
                 _ = pulse.tick() => self.keep_lease(&mut connection, scripts).await,
+                // A client that comes to a worker which had nothing to say for a while must not be the one to find out.
+                () = self.ended.notified() => ping(&mut connection).await,
                 () = sleep(until_beat) => {
                     let now = wall_ms();
                     let due = now - now % interval_ms;
@@ -235,7 +250,7 @@ impl Driver {
         let holder_heard = self.heard.get().is_some_and(|at| at.elapsed() < HOLDER_SILENT);
         if holder_heard && !self.health.borrow().holds_lease {
             // A line that was lost while nobody needed it must not turn the next client away.
-            return connection.execute(vec![redis::cmd("PING")]).await.pop()?.err();
+            return ping(connection).await;
         }
         let text = Message::Lease(self.me.clone()).encode();
         self.ask(connection, self.layout.lease(scripts, &self.me, &text)).await
@@ -279,6 +294,10 @@ async fn connect(connector: &Connector, layout: &Layout) -> Result<(Connection, 
     Ok((connection, scripts))
 }
 
+async fn ping(connection: &mut Connection) -> Option<Failure> {
+    connection.execute(vec![redis::cmd("PING")]).await.pop()?.err()
+}
+
 /// Redis was lost after the hub had asked, or before it had heard.
 async fn refuse(events: &mpsc::Sender<Event>, stages: &Stages, failure: &Failure) {
     let answers = stages.iter().flatten().map(|_| Err(failure.clone())).collect();
@@ -292,6 +311,7 @@ struct Listener {
     channel: String,
     health: Rc<RefCell<Health>>,
     heard: Rc<Cell<Option<Instant>>>,
+    ended: Rc<Notify>,
     events: mpsc::Sender<Event>,
 }
 
@@ -311,6 +331,7 @@ impl Listener {
                         tracing::info!(reason = reason.label(), "the other hosts are heard again");
                     }
                     self.hear(subscription, &mut numbers).await;
+                    self.ended.notify_one();
                     heard = Instant::now();
                     tracing::debug!("the subscription has ended");
                 }

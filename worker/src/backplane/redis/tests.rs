@@ -202,6 +202,17 @@ fn a_session_that_a_client_has_named_may_be_known_elsewhere_even_if_its_count_wa
 }
 
 #[test]
+fn a_worker_with_nothing_to_say_notices_at_once_that_redis_is_gone() {
+    let mut hosts = Hosts::new();
+    let mut host = hosts.host();
+    let before = host.redis.health().reconnects;
+    hosts.server.kill();
+    hosts.server.restart();
+    host.until("it was away, and is back", |host| host.is_up() && host.redis.health().reconnects > before);
+    assert_eq!(resume(&mut host, "a"), Outcome::Count(0));
+}
+
+#[test]
 fn publications_stay_on_the_host_while_redis_is_away() {
     let mut hosts = Hosts::new();
     let (mut one, mut other) = (hosts.host(), hosts.host());
