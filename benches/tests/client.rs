@@ -81,6 +81,8 @@ fn every_reference_server_counts() {
             let report = load.run(Until::Messages(1_600)).unwrap();
             assert_eq!(report.messages, 1_600, "{program} {arguments:?} with {depth} in flight");
             assert_eq!(load.run(Until::Messages(160)).unwrap().messages, 160, "counts go on");
+            let mut load = load.busy_polling();
+            assert_eq!(load.run(Until::Messages(160)).unwrap().messages, 160, "counts go on without sleep");
         }
     }
 }

@@ -38,6 +38,9 @@ enum Mode {
         /// How long to send before the run proper
         #[arg(long, default_value_t = 0.25)]
         warm_up: f64,
+        /// Never sleep, so that the server does not pay for waking the client
+        #[arg(long)]
+        busy_poll: bool,
         /// The text of each message, at most 125 bytes
         #[arg(long, default_value = "hello", value_parser = payload)]
         payload: String,
@@ -103,8 +106,11 @@ fn main() -> ExitCode {
 fn run(mode: Mode) -> io::Result<()> {
     machine::raise_descriptor_limit()?;
     match mode {
-        Mode::Load { dial, depth, seconds, messages, warm_up, payload } => {
+        Mode::Load { dial, depth, seconds, messages, warm_up, busy_poll, payload } => {
             let mut load = Load::new(dial.dial().open(dial.connections)?, depth, payload.as_bytes())?;
+            if busy_poll {
+                load = load.busy_polling();
+            }
             load.run(Until::Elapsed(Duration::from_secs_f64(warm_up)))?;
             client::ready()?;
             client::report(&load.run(match messages {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::setsockopt;
@@ -199,6 +199,16 @@ impl Watch {
             Err(nix::Error::EINTR) => 0,
             Err(error) => return Err(error.into()),
         };
+        Ok(self.ready)
+    }
+
+    /// Looks again and again, at most for `patience`; the number of links that are ready.
+    ///
+    /// # Errors
+    /// Those of epoll.
+    pub fn busy_poll(&mut self, patience: Duration) -> io::Result<usize> {
+        let begun = Instant::now();
+        while self.wait(Duration::ZERO)? == 0 && begun.elapsed() < patience {}
         Ok(self.ready)
     }
 

@@ -35,6 +35,13 @@ pub const ONE: Case = Case { depth: 1, floor: Target::Floor, limit: 1.2, aim: 1.
 pub const BURST: Case =
     Case { depth: 16, floor: Target::BurstFloor, limit: 1.5, aim: 1.1, beats_fastwebsockets: false };
 
+/// What the load client does while nothing comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiting {
+    Sleep,
+    BusyPoll,
+}
+
 /// What one target did in all rounds; as many entries as rounds, or the reason why not.
 struct Series {
     target: Target,
@@ -76,11 +83,13 @@ pub(super) fn load<T>(
     bench: &Bench,
     server: SocketAddr,
     depth: u32,
+    waiting: Waiting,
     mut look: impl FnMut() -> io::Result<T>,
 ) -> io::Result<(T, T, LoadReport)> {
     let (address, depth, seconds) = (server.to_string(), depth.to_string(), bench.seconds.to_string());
     let arguments = ["load", &address, "--connections", CONNECTIONS, "--depth", &depth, "--seconds", &seconds];
-    let mut client = bench.programs.client(bench.client_core, arguments)?;
+    let busy_poll = matches!(waiting, Waiting::BusyPoll).then_some("--busy-poll");
+    let mut client = bench.programs.client(bench.client_core, arguments.into_iter().chain(busy_poll))?;
     client.line(PATIENCE)?;
     let before = look()?;
     client.tell("go")?;
@@ -91,7 +100,7 @@ pub(super) fn load<T>(
 fn sample(bench: &Bench, target: Target, depth: u32) -> io::Result<Sample> {
     let server = target.start(&bench.programs, bench.server_core)?;
     let processes = server.process.family();
-    let (before, after, report) = load(bench, server.address, depth, || Cpu::of(&processes))?;
+    let (before, after, report) = load(bench, server.address, depth, Waiting::Sleep, || Cpu::of(&processes))?;
     let cpu = after.since(before);
     Ok(Sample {
         micros: cpu.spent_ns as f64 / 1e3 / report.messages as f64,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::procfs::{self, Cpu};
 use crate::redis::{Counters, Redis};
 use crate::rows::Bench;
-use crate::rows::messages::{self, CONNECTIONS, PATIENCE, UNIT};
+use crate::rows::messages::{self, CONNECTIONS, PATIENCE, UNIT, Waiting};
 use crate::table::{Row, median};
 
 const WORKERS: u16 = 4;
@@ -111,7 +111,7 @@ fn sample(bench: &Bench, scripted: &BTreeSet<String>, with_redis: bool) -> io::R
         redis.wait_for_clients(CLIENTS)?;
     }
     let processes = server.process.family();
-    let (before, after, report) = messages::load(bench, server.address, DEPTH, || {
+    let (before, after, report) = messages::load(bench, server.address, DEPTH, Waiting::BusyPoll, || {
         Ok(Look {
             at: Instant::now(),
             counters: redis.as_mut().map_or_else(|| Ok(Counters::default()), Redis::counters)?,

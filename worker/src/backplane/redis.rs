@@ -119,13 +119,12 @@ impl Redis {
     }
 
     /// Makes what is to be sent of a batch. None: nothing is.
-    fn plan(&mut self, aim: Aim, batch: &Batch) -> Result<Option<(Flight, Stages)>, BackplaneError> {
-        // Nobody waits for a batch that is empty. But where there always is one, what was left behind must not wait on.
-        let look = batch.is_empty() || self.looked.elapsed() >= LOOK;
-        let left_behind = if look { self.host.left_behind()? } else { Vec::new() };
-        if look {
-            self.looked = Instant::now();
-        }
+    fn plan(
+        &mut self,
+        aim: Aim,
+        batch: &Batch,
+        left_behind: Vec<Unit>,
+    ) -> Result<Option<(Flight, Stages)>, BackplaneError> {
         let (layout, source) = (self.layout.clone(), &mut self.source);
         let (mut plan, merged) = self.host.plan(
             aim,
@@ -158,15 +157,15 @@ impl Redis {
         Ok((!stages.is_empty()).then_some((flight, stages)))
     }
 
-    /// Whether anything waits for Redis that is not on its way.
-    fn has_backlog(&self) -> Result<bool, BackplaneError> {
-        Ok(self.host.has_open()? || !self.host.left_behind()?.is_empty())
+    fn look(&mut self) -> Result<Vec<Unit>, BackplaneError> {
+        self.looked = Instant::now();
+        self.host.left_behind()
     }
 
-    /// Sends what is to be sent of a batch.
-    fn begin(&mut self, aim: Aim, batch: &mut Batch) -> Result<Progress, BackplaneError> {
+    /// Sends what is to be sent of a batch, and what was left behind.
+    fn begin(&mut self, aim: Aim, batch: &mut Batch, left_behind: Vec<Unit>) -> Result<Progress, BackplaneError> {
         debug_assert!(self.under_way.is_none(), "one at a time");
-        let Some((flight, stages)) = self.plan(aim, batch)? else { return Ok(Progress::Done) };
+        let Some((flight, stages)) = self.plan(aim, batch, left_behind)? else { return Ok(Progress::Done) };
         if flight.plan.merges() {
             fault::point("merge planned");
         }
@@ -282,14 +281,20 @@ impl Backplane for Redis {
             fault::point("counted here");
             return Ok(Progress::Done);
         }
-        self.begin(Aim::of(batch), batch)
+        // Where there always is a batch, what was left behind must not wait on.
+        let left_behind = if self.looked.elapsed() >= LOOK { self.look()? } else { Vec::new() };
+        self.begin(Aim::of(batch), batch, left_behind)
     }
 
     fn work_off(&mut self) -> Result<Progress, BackplaneError> {
-        match self.link {
-            Link::Up if self.has_backlog()? => self.begin(Aim::Upkeep, &mut Batch::default()),
-            Link::Up | Link::Down => Ok(Progress::Done),
+        if matches!(self.link, Link::Down) {
+            return Ok(Progress::Done);
         }
+        let left_behind = self.look()?;
+        if left_behind.is_empty() && !self.host.has_open()? {
+            return Ok(Progress::Done);
+        }
+        self.begin(Aim::Upkeep, &mut Batch::default(), left_behind)
     }
 
     fn settle(&mut self, batch: &mut Batch, settlement: Settlement) -> Result<(), BackplaneError> {

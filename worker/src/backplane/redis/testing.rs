@@ -114,20 +114,18 @@ impl Host {
         }
     }
 
-    /// Brings to Redis what waits for it, as the worker does when it has nothing else to do.
-    pub(super) fn work_off(&mut self) {
-        let end = Instant::now() + SOON;
-        while self.redis.has_backlog().unwrap() {
-            self.settle(&mut Batch::default()).unwrap();
-            self.redis.rest();
-            assert!(Instant::now() < end, "it never comes to an end");
-        }
+    /// Whether anything waits for Redis that is not on its way.
+    pub(super) fn has_backlog(&mut self) -> bool {
+        let ledger = self.redis.host();
+        ledger.has_open().unwrap() || !ledger.left_behind().unwrap().is_empty()
     }
-}
 
-impl Instance for Host {
-    fn settle(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
-        match self.redis.commit(batch)? {
+    fn await_settled(
+        &mut self,
+        begun: Result<Progress, BackplaneError>,
+        batch: &mut Batch,
+    ) -> Result<(), BackplaneError> {
+        match begun? {
             Progress::Done => Ok(()),
             Progress::Begun => {
                 let end = Instant::now() + SOON;
@@ -139,6 +137,24 @@ impl Instance for Host {
                 }
             }
         }
+    }
+
+    /// Brings to Redis what waits for it, as the worker does when it has nothing else to do.
+    pub(super) fn work_off(&mut self) {
+        let end = Instant::now() + SOON;
+        while self.has_backlog() {
+            let begun = self.redis.work_off();
+            self.await_settled(begun, &mut Batch::default()).unwrap();
+            self.redis.rest();
+            assert!(Instant::now() < end, "it never comes to an end");
+        }
+    }
+}
+
+impl Instance for Host {
+    fn settle(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
+        let begun = self.redis.commit(batch);
+        self.await_settled(begun, batch)
     }
 
     fn hear(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError> {
