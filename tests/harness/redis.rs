@@ -190,9 +190,14 @@ impl Redis {
     /// A field of `INFO`.
     #[track_caller]
     pub fn info(&self, field: &str) -> String {
-        let info = self.ask(&["INFO", "everything"]);
+        self.try_info(field).unwrap_or_else(|error| panic!("{error}\n{}", self.log_end()))
+    }
+
+    /// As [`Redis::info`]; says what went wrong. A sentinel that gives a server another role ends its clients.
+    pub fn try_info(&self, field: &str) -> Result<String, String> {
+        let info = self.try_ask(&["INFO", "everything"])?;
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        value.unwrap_or_else(|| panic!("no {field} in {info}")).trim().to_owned()
+        value.map(|value| value.trim().to_owned()).ok_or_else(|| format!("no {field} in {info}"))
     }
 
     fn pid(&self) -> Pid {

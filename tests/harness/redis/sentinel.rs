@@ -22,7 +22,7 @@ impl Sentinel {
         let master = setup.clone().start();
         let (ip, port) = (master.address.ip(), master.address.port());
         let replica = setup.with("replicaof", format!("{ip} {port}")).start();
-        eventually("the replica follows", || (replica.info("master_link_status") == "up").then_some(()));
+        eventually("the replica follows", || is(&replica, "master_link_status", "up").then_some(()));
         let sentinel = || {
             let mut setup = Setup::new()
                 .with("sentinel monitor", format!("{NAME} {ip} {port} 2"))
@@ -69,7 +69,7 @@ impl Sentinel {
         let expected = format!("{}\n{}", successor.address.ip(), successor.address.port());
         eventually("a new master", || {
             let say = |sentinel: &Redis| sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]) == expected;
-            (self.sentinels.iter().all(say) && successor.info("role") == "master").then_some(())
+            (self.sentinels.iter().all(say) && is(successor, "role", "master")).then_some(())
         });
     }
 
@@ -83,6 +83,10 @@ impl Sentinel {
     /// Waits until the old master follows the new one.
     #[track_caller]
     pub fn wait_demoted(&self) {
-        eventually("the old master follows", || (self.servers[0].info("role") == "slave").then_some(()));
+        eventually("the old master follows", || is(&self.servers[0], "role", "slave").then_some(()));
     }
+}
+
+fn is(server: &Redis, field: &str, value: &str) -> bool {
+    server.try_info(field).is_ok_and(|found| found == value)
 }

@@ -141,11 +141,7 @@ impl Redis {
         }
         self.merged += merged;
         self.answered.clear();
-        for unit in left_behind {
-            if !mine(&plan, &unit) {
-                plan.before.push(Rc::new(unit));
-            }
-        }
+        plan.put_before(left_behind);
         let before: Vec<Call> = plan.before.iter().map(Rc::clone).map(Call::Commit).collect();
         let mut calls: Vec<Call> = plan.units.iter().map(|planned| Call::Commit(planned.unit.clone())).collect();
         if !batch.publications.is_empty() {
@@ -262,11 +258,6 @@ impl Redis {
 /// The counts of sessions, 0 for those that have none.
 fn known(counts: &[Option<u64>]) -> Vec<u64> {
     counts.iter().map(|count| count.unwrap_or(0)).collect()
-}
-
-/// Whether a unit is on its way with this plan already.
-fn mine(plan: &Plan, unit: &Unit) -> bool {
-    plan.before.iter().chain(plan.units.iter().map(|planned| &planned.unit)).any(|other| other.id == unit.id)
 }
 
 fn new_source() -> UnitId {

@@ -57,6 +57,8 @@ pub(crate) struct UnitId {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Unit {
     pub(crate) id: UnitId,
+    /// When it was made, by the number of the store's transaction: what a later one holds was counted on top of it.
+    pub(crate) order: u64,
     /// Sessions of one group live together in a Redis Cluster.
     pub(crate) group: u16,
     pub(crate) items: Vec<Item>,
@@ -85,12 +87,24 @@ pub(crate) struct Planned {
 /// What a batch becomes.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// Go first: they hold messages of the same sessions.
+    /// Go first, and in this order, that in which they were made: they hold messages of the same sessions.
     pub(crate) before: Vec<Rc<Unit>>,
     pub(crate) units: Vec<Planned>,
 }
 
 impl Plan {
+    /// These go first as well, in the order in which they were made: one that seals what was counted on top of another
+    /// must not be answered before that is there.
+    pub(crate) fn put_before(&mut self, units: impl IntoIterator<Item = Unit>) {
+        for unit in units {
+            let own = self.units.iter().map(|planned| &planned.unit);
+            if !self.before.iter().chain(own).any(|other| other.id == unit.id) {
+                self.before.push(Rc::new(unit));
+            }
+        }
+        self.before.sort_by_key(|unit| unit.order);
+    }
+
     /// Whether it brings messages to Redis that were answered before.
     pub(crate) fn merges(&self) -> bool {
         let sealed = |planned: &Planned| planned.unit.items.iter().any(|item| item.sealed > 0);
@@ -129,12 +143,13 @@ impl Embedded {
                 merged += ledger.merged(unit, counts.as_deref())?;
             }
             let clean = ledger.tables.deltas.is_empty(ledger.txn)?;
+            let order = ledger.txn.id() as u64;
             let mut units: BTreeMap<u16, Drawing> = BTreeMap::new();
             let mut before = BTreeSet::new();
             for (index, increment) in increments.iter().enumerate() {
                 let session = increment.token.key();
                 let group = group(&session);
-                let planned = units.entry(group).or_insert_with(|| Drawing::new(next(), group));
+                let planned = units.entry(group).or_insert_with(|| Drawing::new(next(), order, group));
                 let delta = if clean { Delta::default() } else { ledger.delta(&session)? };
                 let (item, shown) = ledger.item(&session, &delta, increment)?;
                 planned.add(item, Some((index, shown)));
@@ -144,7 +159,7 @@ impl Embedded {
             ledger.confirm()?;
             for (session, delta) in if clean { Vec::new() } else { ledger.open(ALONG)? } {
                 let group = group(&session);
-                let planned = units.entry(group).or_insert_with(|| Drawing::new(next(), group));
+                let planned = units.entry(group).or_insert_with(|| Drawing::new(next(), order, group));
                 let floor = ledger.record(&session)?.unwrap_or_default().confirmed;
                 planned.add(Item { session, by: delta.open, floor, sealed: delta.open }, None);
                 before.extend(delta.units.keys().copied());
@@ -156,7 +171,9 @@ impl Embedded {
                 before.remove(&planned.unit.id);
             }
             let before = before.into_iter().map(|id| ledger.journaled(id)).collect::<Result<Vec<_>, _>>()?;
-            Ok((Plan { before: before.into_iter().flatten().map(Rc::new).collect(), units }, merged))
+            let mut plan = Plan { before: Vec::new(), units };
+            plan.put_before(before.into_iter().flatten());
+            Ok((plan, merged))
         })
     }
 
@@ -513,10 +530,10 @@ struct Drawing {
 }
 
 impl Drawing {
-    fn new(id: UnitId, group: u16) -> Drawing {
+    fn new(id: UnitId, order: u64, group: u16) -> Drawing {
         // Mostly one unit takes all of a turn or two.
         let (items, answers) = (Vec::with_capacity(LIKELY), Vec::with_capacity(LIKELY));
-        Drawing { unit: Unit { id, group, items }, answers }
+        Drawing { unit: Unit { id, order, group, items }, answers }
     }
 
     fn add(&mut self, item: Item, answer: Option<(usize, u64)>) {
@@ -560,10 +577,11 @@ impl UnitId {
 }
 
 impl Unit {
-    /// Milliseconds since 1970, group, then the items: length of the session's key, the key, three numbers.
+    /// Milliseconds since 1970, order, group, then the items: length of the session's key, the key, three numbers.
     fn encode(&self, since: u64) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(16 + 64 * self.items.len());
+        let mut bytes = Vec::with_capacity(24 + 64 * self.items.len());
         bytes.extend(since.to_le_bytes());
+        bytes.extend(self.order.to_le_bytes());
         bytes.extend(self.group.to_le_bytes());
         // Those that count nothing too: the answer has a count for each.
         for item in &self.items {
@@ -579,7 +597,7 @@ impl Unit {
 
     fn decode(id: UnitId, bytes: &[u8]) -> Option<(u64, Unit)> {
         let mut rest = bytes;
-        let since = number(&mut rest)?;
+        let (since, order) = (number(&mut rest)?, number(&mut rest)?);
         let (group, mut rest) = rest.split_first_chunk()?;
         let mut items = Vec::new();
         while let Some((length, more)) = rest.split_first() {
@@ -589,7 +607,7 @@ impl Unit {
             let (by, floor, sealed) = (number(&mut rest)?, number(&mut rest)?, number(&mut rest)?);
             items.push(Item { session, by, floor, sealed });
         }
-        Some((since, Unit { id, group: u16::from_le_bytes(*group), items }))
+        Some((since, Unit { id, order, group: u16::from_le_bytes(*group), items }))
     }
 }
 

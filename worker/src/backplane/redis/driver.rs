@@ -287,7 +287,7 @@ async fn connect(connector: &Connector, layout: &Layout) -> Result<(Connection, 
     let source = fastrand::u64(..);
     let probe = |group| {
         let id = UnitId { source, number: 1 };
-        layout.commit(&scripts, &Unit { id, group, items: Vec::new() })
+        layout.commit(&scripts, &Unit { id, order: 0, group, items: Vec::new() })
     };
     let answers = connection.execute((0..groups).map(probe).collect()).await;
     answers.into_iter().collect::<Result<Vec<_>, _>>()?;
