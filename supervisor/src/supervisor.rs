@@ -196,7 +196,7 @@ impl<'a> Supervisor<'a> {
     /// In a forked worker: closes all that belongs to the supervisor or to other slots, by dropping it.
     pub(crate) fn into_worker(self, slot: SlotId, channel: Channel) -> (&'a mut dyn Service, Inheritance) {
         let Supervisor { service, board, listeners, .. } = self;
-        let inheritance = Inheritance { slot, channel, listeners: listeners.into_slot(slot), scoreboard: board };
+        let inheritance = Inheritance { slot, channel, listeners: listeners.into_slot(slot), accepting: true, scoreboard: board };
         (service, inheritance)
     }
 

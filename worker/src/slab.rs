@@ -7,6 +7,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
+use serde::{Deserialize, Serialize};
 
 use crate::connection::Inbox;
 use crate::metrics::Closes;
@@ -14,7 +15,7 @@ use crate::rooms::Joined;
 use crate::token::Token;
 
 /// How far a connection has come: later ones are greater.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// Messages go both ways.
     Open,
@@ -27,11 +28,25 @@ pub(crate) enum Phase {
     Done,
 }
 
+/// How far a connection is on its way to another process (see [`crate::handoff`]): later ones are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hold {
+    /// It stays.
+    None,
+    /// It goes when its turn comes.
+    Chosen,
+    /// It is not read any more.
+    Parked,
+    /// The other process has its state: nothing is written here any more.
+    Offered,
+}
+
 /// One WebSocket. At rest it owns no memory beyond this.
 #[derive(Debug)]
 pub(crate) struct Connection<S> {
     pub(crate) socket: OwnedFd,
     pub(crate) phase: Phase,
+    pub(crate) hold: Hold,
     /// Who ended it, once somebody has.
     pub(crate) ended_by: Closes,
     /// The client named its session, so that there may be a record of it.
@@ -76,6 +91,16 @@ pub(crate) struct Output {
 impl Output {
     pub(crate) fn waiting(&self) -> usize {
         self.bytes.len() - self.sent
+    }
+
+    /// What a process that is gone has left to be sent.
+    pub(crate) fn of(bytes: Vec<u8>, since_ms: u64) -> Output {
+        Output { bytes, sent: 0, since_ms }
+    }
+
+    /// What waits.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
     }
 
     /// What is sent makes room first, or a client that is always a little behind would have us keep all it ever got.
@@ -140,6 +165,21 @@ impl<S> Connection<S> {
             self.watch(key, Interest::READABLE, registry)?;
         }
         Ok(true)
+    }
+
+    /// Has the epoll tell of it from now on; it does so at once if something waits already (`epoll(7)`).
+    pub(crate) fn register(&self, key: usize, registry: &Registry) -> io::Result<()> {
+        let interest = match self.output {
+            Some(_) => Interest::READABLE | Interest::WRITABLE,
+            None => Interest::READABLE,
+        };
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), mio::Token(key), interest)
+    }
+
+    /// Has the epoll forget it. Before the descriptor closes, since other processes may hold the same socket, and this
+    /// epoll would go on telling of it.
+    pub(crate) fn deregister(&self, registry: &Registry) {
+        let _ = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd()));
     }
 
     fn watch(&self, key: usize, interest: Interest, registry: &Registry) -> io::Result<()> {

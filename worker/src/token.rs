@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The longest token, in characters.
@@ -12,7 +13,8 @@ pub const MAX_TOKEN: usize = 64;
 
 /// A session's name. A UUID in its usual spelling is kept in its 16 bytes, since most tokens are one and every
 /// connection holds two.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Token {
     /// Spelled in lower case with hyphens.
     Uuid(Uuid),
@@ -111,6 +113,20 @@ impl FromStr for Token {
             Ok(uuid) if usual => Ok(Token::Uuid(uuid)),
             _ => Ok(Token::Text(text.into())),
         }
+    }
+}
+
+impl From<Token> for String {
+    fn from(token: Token) -> String {
+        token.to_string()
+    }
+}
+
+impl TryFrom<String> for Token {
+    type Error = TokenError;
+
+    fn try_from(text: String) -> Result<Token, TokenError> {
+        text.parse()
     }
 }
 

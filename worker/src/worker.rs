@@ -6,14 +6,13 @@ mod standing;
 mod tasks;
 mod upkeep;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use baton_ipc::messages::{Answer, FromWorker, Question, ToWorker};
+use baton_ipc::messages::{Amount, Answer, FromWorker, Question, ToWorker};
 use baton_ipc::scoreboard::monotonic_ms;
 use baton_ipc::{Channel, ChannelError, Inheritance, Listener, Slot};
 use tokio::sync::{Notify, watch};
@@ -22,6 +21,7 @@ use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use crate::accept::{self, Handshakes};
 use crate::app::App;
 use crate::backplane::{Backplane, Driver, Embedded, Options, Redis};
+use crate::handoff::{self, Lanes};
 use crate::hub::{After, Hub};
 use crate::listing;
 use crate::metrics::{Gauge, Metrics};
@@ -40,8 +40,13 @@ pub(crate) struct Shared<A: App> {
     closing: watch::Sender<bool>,
     /// The hub has no connections left while draining.
     emptied: Notify,
+    /// There is something to do for a turn: a commit that was under way is over, or connections have come or stayed.
+    pub(crate) settled: Notify,
     /// A commit that was under way is over.
-    settled: Notify,
+    pub(crate) answered: Notify,
+    pub(crate) lanes: Lanes,
+    /// The supervisor is gone.
+    pub(crate) orphaned: Cell<bool>,
     /// The line to the other hosts was found to be there, or not to be.
     linked: Notify,
     /// The last heartbeat that was heard from another worker (milliseconds since 1970).
@@ -118,7 +123,7 @@ fn fail(channel: &Channel, cause: String) -> i32 {
 }
 
 async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hooks: Hooks, begun: Instant) -> i32 {
-    let Inheritance { slot, channel, listeners, scoreboard } = inheritance;
+    let Inheritance { slot, channel, listeners, accepting, scoreboard } = inheritance;
     let metrics = Metrics::new(scoreboard.clone(), slot);
     let options = Options::of(&settings);
     let started = (|| -> Result<(Rc<Shared<A>>, Option<Driver>), String> {
@@ -136,6 +141,9 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
             closing: watch::Sender::new(false),
             emptied: Notify::new(),
             settled: Notify::new(),
+            answered: Notify::new(),
+            lanes: Lanes::default(),
+            orphaned: Cell::new(false),
             linked: Notify::new(),
             beat: watch::Sender::new(0),
             log_lines_dropped: hooks.log_lines_dropped,
@@ -158,7 +166,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
         // Clients that resume would be turned away before the first attempt has succeeded.
         let _ = tokio::time::timeout(FIRST_LINK, shared.linked.notified()).await;
     }
-    let mut acceptors = Acceptors::default();
+    let mut acceptors = Acceptors { accepting, ..Acceptors::default() };
     for listener in listeners {
         acceptors.add(&shared, listener);
     }
@@ -173,7 +181,10 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     }
     tracing::info!(slot, "ready");
     let within = obey(&shared, &channel, &mut acceptors, hooks.reopen_logs).await;
-    acceptors.stop();
+    acceptors.accept(&shared, false);
+    if shared.orphaned.get() {
+        give_all_away(&shared).await;
+    }
     let report = drain::drain(&shared, within).await;
     tracing::info!(closed = report.closed, cut = report.cut, "drained");
     // Without a supervisor nobody is left to tell.
@@ -217,6 +228,19 @@ async fn obey<A: App>(
                 }
             }
             Ok(Some((ToWorker::Return { slot }, _))) => acceptors.remove(slot),
+            Ok(Some((ToWorker::Accept { accept }, _))) => acceptors.accept(shared, accept),
+            Ok(Some((ToWorker::Lane { lane, refuge }, fds))) => {
+                for socket in fds {
+                    if let Err(error) = Lanes::open(shared, lane, refuge, socket) {
+                        tracing::error!(%error, lane, "a lane cannot be used");
+                    }
+                }
+            }
+            Ok(Some((ToWorker::CloseLane { lane }, _))) => shared.lanes.close(lane),
+            Ok(Some((ToWorker::Give { id, shares, amount }, _))) => {
+                let shared = shared.clone();
+                spawn_local(async move { handoff::give(&shared, id, &shares, amount).await });
+            }
             Ok(Some((ToWorker::ReopenLogs, _))) => reopen_logs(),
             Ok(Some((ToWorker::Ask { id, question }, _))) => {
                 let shared = shared.clone();
@@ -234,7 +258,8 @@ async fn obey<A: App>(
                 }
             }
             Err(ChannelError::Closed) => {
-                tracing::error!("the supervisor is gone; draining");
+                tracing::error!("the supervisor is gone; leaving");
+                shared.orphaned.set(true);
                 return orphaned;
             }
             Err(error) => tracing::error!(%error, "a message from the supervisor was not understood"),
@@ -256,27 +281,75 @@ async fn answer<A: App>(shared: &Rc<Shared<A>>, question: Question) -> Answer {
     Answer::Reached { connections, relayed: shared.relay(question) }
 }
 
-/// The tasks that accept, by the slot whose listener it is.
+/// The supervisor is lost, and with it all that it would have seen to. Where another generation is at the other end of a
+/// lane, it gets the connections; their clients do not notice.
+async fn give_all_away<A: App>(shared: &Rc<Shared<A>>) {
+    let refuges = shared.lanes.refuges();
+    if !refuges.is_empty() {
+        let handed = handoff::give(shared, 0, &refuges, Amount::All).await;
+        tracing::warn!(handed, "connections were given to the other generation");
+    }
+}
+
+/// The listeners, and the tasks that accept from them.
 #[derive(Default)]
-struct Acceptors(HashMap<Slot, Vec<AbortHandle>>);
+struct Acceptors {
+    accepting: bool,
+    listeners: Vec<Acceptor>,
+}
+
+struct Acceptor {
+    listener: Listener,
+    task: Option<AbortHandle>,
+}
 
 impl Acceptors {
     fn add<A: App>(&mut self, shared: &Rc<Shared<A>>, listener: Listener) {
-        let (slot, ours) = (listener.slot, shared.clone());
+        let mut acceptor = Acceptor { listener, task: None };
+        if self.accepting {
+            acceptor.begin(shared);
+        }
+        self.listeners.push(acceptor);
+    }
+
+    /// Lets go of the listeners of a slot.
+    fn remove(&mut self, slot: Slot) {
+        for mut acceptor in self.listeners.extract_if(.., |acceptor| acceptor.listener.slot == slot) {
+            acceptor.end();
+        }
+    }
+
+    /// Accepts from all, or from none; they stay open.
+    fn accept<A: App>(&mut self, shared: &Rc<Shared<A>>, accept: bool) {
+        if std::mem::replace(&mut self.accepting, accept) == accept {
+            return;
+        }
+        for acceptor in &mut self.listeners {
+            if accept { acceptor.begin(shared) } else { acceptor.end() }
+        }
+    }
+}
+
+impl Acceptor {
+    fn begin<A: App>(&mut self, shared: &Rc<Shared<A>>) {
+        let slot = self.listener.slot;
+        let listener = match self.listener.try_clone() {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, slot, "a listener cannot be used"),
+        };
+        let ours = shared.clone();
         let task = spawn_local(async move {
             if let Err(error) = accept::accept(ours, listener).await {
                 tracing::error!(%error, slot, "a listener cannot be used");
             }
         });
-        self.0.entry(slot).or_default().push(task.abort_handle());
+        self.task = Some(task.abort_handle());
     }
 
-    fn remove(&mut self, slot: Slot) {
-        self.0.remove(&slot).into_iter().flatten().for_each(|task| task.abort());
-    }
-
-    fn stop(&mut self) {
-        self.0.drain().flat_map(|(_, tasks)| tasks).for_each(|task| task.abort());
+    fn end(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
     }
 }
 

@@ -1,22 +1,33 @@
 //! A `SOCK_SEQPACKET` pair that carries one message a packet, and file descriptors beside it (`unix(7)`, `SCM_RIGHTS`).
 #![allow(unsafe_code)] // recvmsg(2) hands out raw descriptors; they become OwnedFd here and nowhere else.
 
-use std::io::{self, IoSlice};
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The version of what crosses here. A packet of another version is refused, never guessed at.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The largest packet, in bytes; well under the default send buffer of a Unix socket (212,992 bytes).
 pub const MAX_PACKET: usize = 128 * 1024;
 
 /// The most descriptors in one packet: `SCM_MAX_FD` of the kernel.
 pub const MAX_FDS: usize = 253;
+
+/// The most that may travel in a memfd, in bytes: against a sender that has lost its mind.
+const MAX_ASIDE: usize = 256 * 1024 * 1024;
+
+/// Before the body: the version, and one byte that says where the body is.
+const HEADER: usize = 3;
+const INLINE: u8 = 0;
+const ASIDE: u8 = 1;
 
 /// What can go wrong between two processes.
 #[derive(Debug, thiserror::Error)]
@@ -66,12 +77,29 @@ impl Channel {
 
     /// Sends one message with `fds` beside it. Never blocks: a receiver that does not read is [`ChannelError::Full`].
     pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-        let mut packet = PROTOCOL_VERSION.to_le_bytes().to_vec();
-        serde_json::to_writer(&mut packet, message)?;
-        if packet.len() > MAX_PACKET {
-            return Err(ChannelError::TooLarge(packet.len()));
+        let body = serde_json::to_vec(message)?;
+        if HEADER + body.len() > MAX_PACKET {
+            return Err(ChannelError::TooLarge(body.len()));
         }
-        let raw: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+        self.send_packet(&body, fds)
+    }
+
+    /// Sends bytes that mean something to the other end, whatever their number: those over [`MAX_PACKET`] travel in a
+    /// memfd, which is one descriptor more.
+    pub fn send_packet(&self, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let mut packet = PROTOCOL_VERSION.to_le_bytes().to_vec();
+        let mut raw: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+        let beside = (HEADER + body.len() > MAX_PACKET).then(|| written_aside(body)).transpose()?;
+        match &beside {
+            Some(file) => {
+                packet.push(ASIDE);
+                raw.push(file.as_raw_fd());
+            }
+            None => {
+                packet.push(INLINE);
+                packet.extend_from_slice(body);
+            }
+        }
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
@@ -89,8 +117,14 @@ impl Channel {
     /// Takes the next message, or `None` when none waits. Descriptors arrive close-on-exec and are never leaked, also
     /// when the message is refused.
     pub fn recv<M: DeserializeOwned>(&self) -> Result<Option<(M, Vec<OwnedFd>)>, ChannelError> {
+        let Some((body, fds)) = self.recv_packet()? else { return Ok(None) };
+        Ok(Some((serde_json::from_slice(&body)?, fds)))
+    }
+
+    /// Takes the bytes of the next [`Channel::send_packet`], or `None` when none wait.
+    pub fn recv_packet(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, ChannelError> {
         let mut packet = vec![0; MAX_PACKET];
-        let Some((length, flags, fds)) = receive(self.0.as_fd(), &mut packet)? else { return Ok(None) };
+        let Some((length, flags, mut fds)) = receive(self.0.as_fd(), &mut packet)? else { return Ok(None) };
         if length == 0 {
             return Err(ChannelError::Closed);
         }
@@ -100,14 +134,49 @@ impl Channel {
         if flags & libc::MSG_CTRUNC != 0 {
             return Err(ChannelError::Truncated("descriptors are missing: the limit on open files was reached"));
         }
-        let Some((version, body)) = packet[..length].split_first_chunk::<2>() else {
+        packet.truncate(length);
+        let Some((version, rest)) = packet.split_first_chunk::<2>() else {
             return Err(ChannelError::Truncated("no version"));
         };
         match u16::from_le_bytes(*version) {
-            PROTOCOL_VERSION => Ok(Some((serde_json::from_slice(body)?, fds))),
-            theirs => Err(ChannelError::Version { theirs }),
+            PROTOCOL_VERSION => {}
+            theirs => return Err(ChannelError::Version { theirs }),
+        }
+        match rest.first() {
+            Some(&INLINE) => Ok(Some((packet.split_off(HEADER), fds))),
+            Some(&ASIDE) => {
+                let file = fds.pop().ok_or(ChannelError::Truncated("no descriptor of what was written aside"))?;
+                Ok(Some((read_aside(file)?, fds)))
+            }
+            Some(_) | None => Err(ChannelError::Truncated("no body")),
         }
     }
+}
+
+/// A memfd with these bytes, which nobody can change any more.
+fn written_aside(body: &[u8]) -> io::Result<OwnedFd> {
+    if body.len() > MAX_ASIDE {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than a packet can ever hold"));
+    }
+    let file = memfd_create("baton-packet", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = File::from(file);
+    file.write_all(body)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    nix::fcntl::fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
+fn read_aside(file: OwnedFd) -> Result<Vec<u8>, ChannelError> {
+    let mut file = File::from(file);
+    let length = file.metadata()?.len();
+    if length > MAX_ASIDE as u64 {
+        return Err(ChannelError::Truncated("more was written aside than a packet can hold"));
+    }
+    // It was written by way of this open file, so the position is at its end.
+    file.rewind()?;
+    let mut body = Vec::with_capacity(length as usize);
+    file.read_to_end(&mut body)?;
+    Ok(body)
 }
 
 /// `recvmsg(2)` by hand: nix refuses to look at the control data of a message with `MSG_CTRUNC`, and the descriptors
@@ -154,6 +223,20 @@ fn receive(socket: BorrowedFd<'_>, packet: &mut [u8]) -> Result<Option<(usize, i
     Ok(Some((length, header.msg_flags, fds)))
 }
 
+impl From<OwnedFd> for Channel {
+    /// One end of a pair that has come from another process.
+    fn from(end: OwnedFd) -> Channel {
+        Channel(end)
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    /// To be passed on.
+    fn from(channel: Channel) -> OwnedFd {
+        channel.0
+    }
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -194,9 +277,13 @@ mod tests {
         let raw = |bytes: &[u8]| nix::unistd::write(&a, bytes).unwrap();
         raw(b"\x63\x00\"hello\"");
         assert!(matches!(b.recv::<String>(), Err(ChannelError::Version { theirs: 0x63 })));
-        raw(b"\x01\x00nonsense");
+        raw(b"\x02\x00\x00nonsense");
         assert!(matches!(b.recv::<String>(), Err(ChannelError::Malformed(_))));
-        raw(b"\x01");
+        for short in [&b"\x02"[..], b"\x02\x00", b"\x02\x00\x01"] {
+            raw(short);
+            assert!(matches!(b.recv::<String>(), Err(ChannelError::Truncated(_))));
+        }
+        raw(b"\x02");
         assert!(matches!(b.recv::<String>(), Err(ChannelError::Truncated(_))));
     }
 
@@ -222,6 +309,18 @@ mod tests {
                 let status = nix::sys::wait::waitpid(child, None).unwrap();
                 assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
             }
+        }
+    }
+
+    #[test]
+    fn a_body_of_any_size_arrives_with_its_descriptors() {
+        let (a, b) = Channel::pair().unwrap();
+        let (pipe, _write) = nix::unistd::pipe().unwrap();
+        for size in [0, MAX_PACKET - HEADER, MAX_PACKET - HEADER + 1, 5 * MAX_PACKET] {
+            let body: Vec<u8> = (0..size).map(|i| i as u8).collect();
+            a.send_packet(&body, &[pipe.as_fd()]).unwrap();
+            let (arrived, fds) = b.recv_packet().unwrap().unwrap();
+            assert!(arrived == body && fds.len() == 1, "{size}");
         }
     }
 

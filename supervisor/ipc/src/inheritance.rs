@@ -1,6 +1,7 @@
 //! What a worker is born with: everything the supervisor passes through `fork(2)`.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -42,6 +43,14 @@ pub struct Listener {
     pub socket: OwnedFd,
 }
 
+impl Listener {
+    /// Another descriptor of the same socket.
+    pub fn try_clone(&self) -> io::Result<Listener> {
+        let socket = self.socket.try_clone()?;
+        Ok(Listener { slot: self.slot, endpoint: self.endpoint.clone(), socket })
+    }
+}
+
 /// All that a new worker gets from its supervisor.
 #[derive(Debug)]
 pub struct Inheritance {
@@ -51,6 +60,8 @@ pub struct Inheritance {
     pub channel: Channel,
     /// The sockets of this slot, one per listen address.
     pub listeners: Vec<Listener>,
+    /// Whether to accept from them at once; if not, [`crate::messages::ToWorker::Accept`] says when.
+    pub accepting: bool,
     /// Shared memory of the whole generation.
     pub scoreboard: Rc<Scoreboard>,
 }

@@ -6,6 +6,7 @@
 //! | [`control`] | `batonctl` ↔ supervisor | a Unix stream socket, one JSON object a line |
 //! | [`scoreboard`] | counters and states, every process to every other | a memfd mapped by all |
 //! | [`logring`] | the last log lines of each process | the same memfd |
+//! | [`receipt`] | what became of connections that were handed over | all of these |
 //! | [`inheritance`] | what a worker is born with | `fork(2)` |
 #![deny(unsafe_code)]
 
@@ -15,6 +16,7 @@ pub mod inheritance;
 pub mod logring;
 mod mapping;
 pub mod messages;
+pub mod receipt;
 pub mod scoreboard;
 
 pub use channel::{Channel, ChannelError};

@@ -1,12 +1,13 @@
 //! What supervisor and worker say to each other over their [`crate::Channel`].
 //!
 //! The supervisor asks, the worker answers; a worker speaks unasked only to say [`FromWorker::Ready`],
-//! [`FromWorker::Failed`], [`FromWorker::Backplane`] or [`FromWorker::Drained`]. Liveness is not a message: it is a word on the scoreboard.
+//! [`FromWorker::Failed`], [`FromWorker::Backplane`], [`FromWorker::Taken`] or [`FromWorker::Drained`]. Liveness is not a message: it is a word on the scoreboard.
 
 use serde::{Deserialize, Serialize};
 
 use crate::control::{BackplaneRow, ConnectionRow, Order, Relayed};
 use crate::inheritance::Endpoint;
+use crate::receipt::Pauses;
 use crate::scoreboard::Slot;
 
 /// Supervisor → worker.
@@ -29,6 +30,32 @@ pub enum ToWorker {
         /// Whose sockets they are.
         slot: Slot,
     },
+    /// Accept from the listeners, or leave off: they stay open in either case.
+    Accept {
+        /// Whether to.
+        accept: bool,
+    },
+    /// A lane to another worker, for handing over connections. The socket comes as the packet's descriptor.
+    Lane {
+        /// Its name, never used twice.
+        lane: u64,
+        /// The worker at the other end has another supervisor: if its own is lost, this one gives it all it has.
+        refuge: bool,
+    },
+    /// Hand over connections. Answered by [`FromWorker::Given`] with the same `id`.
+    Give {
+        /// Chosen by the supervisor.
+        id: u64,
+        /// Over which lanes, and in what proportion.
+        shares: Vec<Share>,
+        /// How many.
+        amount: Amount,
+    },
+    /// A lane is not needed any more.
+    CloseLane {
+        /// Which.
+        lane: u64,
+    },
     /// Open the log files anew: they were rotated.
     ReopenLogs,
     /// A question, answered by [`FromWorker::Answer`] with the same `id`.
@@ -38,6 +65,24 @@ pub enum ToWorker {
         /// The question.
         question: Question,
     },
+}
+
+/// A lane's part of what is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The lane.
+    pub lane: u64,
+    /// Its part of the sum of all weights.
+    pub weight: u32,
+}
+
+/// How many connections are handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Amount {
+    /// All, and those that are HTTP still, until none is left that can be.
+    All,
+    /// So many WebSockets, or all if there are fewer.
+    Most(u64),
 }
 
 /// What a supervisor may ask a worker on behalf of an operator.
@@ -89,6 +134,22 @@ pub enum FromWorker {
         id: u64,
         /// The answer.
         answer: Answer,
+    },
+    /// The answer to [`ToWorker::Give`].
+    Given {
+        /// The id of the order.
+        id: u64,
+        /// Connections that other workers serve now.
+        handed: u64,
+        /// Connections that stayed, by why.
+        stayed: Vec<(String, u64)>,
+    },
+    /// The other end of a lane has given what it wanted to, or is gone.
+    Taken {
+        /// The lane.
+        lane: u64,
+        /// For how long each connection that came over it was not read.
+        pauses: Pauses,
     },
     /// The drain is over and the worker exits.
     Drained(DrainReport),

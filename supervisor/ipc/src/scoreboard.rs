@@ -335,8 +335,13 @@ impl Scoreboard {
 
 /// Milliseconds of `CLOCK_MONOTONIC`, which all processes of a machine share.
 pub fn monotonic_ms() -> u64 {
+    monotonic_us() / 1000
+}
+
+/// The same in microseconds.
+pub fn monotonic_us() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists");
-    now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000
+    now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000
 }
 
 #[cfg(test)]

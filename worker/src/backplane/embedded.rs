@@ -154,6 +154,22 @@ impl Embedded {
         self.bus.wake_up()
     }
 
+    /// The number of the last publication that this worker has taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.bus.taken()
+    }
+
+    /// Publications that were taken after this number, as far as the log still has them.
+    pub(crate) fn taken_after(&self, mut number: u64) -> Result<Vec<Publication>, BackplaneError> {
+        let mut all = Vec::new();
+        loop {
+            let found = self.bus.between(&self.env, number, self.bus.taken())?;
+            let Some((last, _)) = found.last() else { return Ok(all) };
+            number = *last;
+            all.extend(found.into_iter().filter_map(|(_, publication)| publication));
+        }
+    }
+
     /// Leaves the store. The last one to leave writes everything to disk first, and says so for the next start.
     pub(crate) fn leave(mut self) -> Result<(), BackplaneError> {
         match self.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.forget(txn, tables.bus.name())) {

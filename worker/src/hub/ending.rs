@@ -1,17 +1,14 @@
 //! How connections end: closing handshakes, deadlines, removal.
 
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
 use std::time::Instant;
-
-use mio::unix::SourceFd;
 
 use super::{End, Hub, retry_hint};
 use crate::app::App;
 use crate::connection::{Inbox, Violation};
 use crate::frame;
 use crate::metrics::{Closes, Errors, Gauge};
-use crate::slab::{Connection, Phase};
+use crate::slab::{Connection, Hold, Phase};
 
 impl<A: App> Hub<A> {
     /// Puts the close that `end` asks for behind the replies of the part that is being gathered.
@@ -87,7 +84,7 @@ impl<A: App> Hub<A> {
     /// Acts on what has changed: removes what is over, sets deadlines for what waits for its client.
     pub(super) fn settle(&mut self) {
         for key in std::mem::take(&mut self.changed) {
-            let Some(connection) = self.connections.get(key) else { continue };
+            let Some(connection) = self.connections.get(key).filter(|c| c.hold != Hold::Offered) else { continue };
             // What its batches have to say comes first.
             let flushed = connection.output.is_none() && connection.unanswered == 0;
             let deadline = self.now_ms + self.settings.limits.close_timeout.as_millis() as u64;
@@ -110,17 +107,15 @@ impl<A: App> Hub<A> {
         self.now_ms = now_ms;
         let deadlines = std::mem::take(&mut self.deadlines);
         for (deadline, key, id) in deadlines {
-            if self.connections.get(key).is_none_or(|connection| connection.id != id) {
-                continue;
-            }
-            if deadline <= now_ms { self.remove(key) } else { self.deadlines.push((deadline, key, id)) }
+            let Some(connection) = self.connections.get(key).filter(|connection| connection.id == id) else { continue };
+            if deadline <= now_ms && connection.hold != Hold::Offered { self.remove(key) } else { self.deadlines.push((deadline, key, id)) }
         }
         let patience = self.settings.limits.write_timeout.as_millis() as u64;
         let waiting = std::mem::take(&mut self.waiting);
         for (key, id) in waiting {
             let Some(connection) = self.connections.get(key).filter(|connection| connection.id == id) else { continue };
             let Some(output) = &connection.output else { continue };
-            if output.since_ms + patience <= now_ms { self.fail_slow(key) } else { self.waiting.push((key, id)) }
+            if output.since_ms + patience <= now_ms && connection.hold != Hold::Offered { self.fail_slow(key) } else { self.waiting.push((key, id)) }
         }
         self.finish_quietly();
     }
@@ -233,7 +228,8 @@ impl<A: App> Hub<A> {
 
     /// Keys of the open connections that `choose` chooses.
     pub(crate) fn open_connections(&self, choose: impl Fn(&Connection<A::State>) -> bool) -> Vec<usize> {
-        let open = self.connections.iter().filter(|(_, connection)| connection.phase == Phase::Open);
+        let here = |connection: &Connection<A::State>| connection.phase == Phase::Open && connection.hold != Hold::Offered;
+        let open = self.connections.iter().filter(|(_, connection)| here(connection));
         open.filter(|(_, connection)| choose(connection)).map(|(key, _)| key).collect()
     }
 
@@ -250,9 +246,7 @@ impl<A: App> Hub<A> {
     fn remove(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
         self.early.remove(&key);
-        // Before the descriptor closes: another process may hold the same socket, and this epoll would go on
-        // telling of it.
-        let _ = self.poll.registry().deregister(&mut SourceFd(&connection.socket.as_raw_fd()));
+        connection.deregister(self.poll.registry());
         self.held = self.held.saturating_sub(connection.held());
         self.rooms.leave_all(key, connection.rooms.take());
         if connection.shown > 0 || connection.resumed {

@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::batch::Publication;
 use crate::frame::{self, Kind};
 use crate::metrics::{Errors, Messages, Single};
-use crate::slab::Phase;
+use crate::slab::{Hold, Phase};
 
 /// Connections written to before others get their turn.
 const SLICE: usize = 256;
@@ -34,6 +34,10 @@ impl<A: App> Hub<A> {
         for key in from..end {
             let Some(connection) = self.connections.get_mut(key).filter(|c| c.phase == Phase::Open) else { continue };
             match audience {
+                // It gets it where it is served next.
+                Audience::Heartbeat(_) if connection.hold == Hold::Offered => continue,
+                // That it is silent now is not its doing.
+                Audience::Ping if connection.hold >= Hold::Parked => continue,
                 Audience::Heartbeat(at) if connection.beat_ms >= at => continue,
                 Audience::Heartbeat(at) => connection.beat_ms = at,
                 Audience::Broadcast => {}
@@ -81,15 +85,22 @@ impl<A: App> Hub<A> {
     pub(crate) fn deliver_to_room(&mut self, publication: &Publication) {
         let mut text = Vec::new();
         frame::append(&mut text, Kind::Text, publication.text.as_bytes());
-        let members = self.rooms.members(&publication.room);
+        // Those that are offered find it in the log, if there is one.
+        let logged = self.backplane.is_alone();
+        let mut members = self.rooms.members(&publication.room);
+        members.retain(|key| !logged || self.connections[*key].hold != Hold::Offered);
         let reached = members.into_iter().filter(|key| self.push(*key, &text)).count();
         self.metrics.messages(Messages::Room, reached as u64);
         self.settle();
     }
 
     /// Sends a frame that the client did not ask for. One that has too much waiting is closed instead.
-    fn push(&mut self, key: usize, frame: &[u8]) -> bool {
+    pub(super) fn push(&mut self, key: usize, frame: &[u8]) -> bool {
         let Some(connection) = self.connections.get(key).filter(|c| c.phase == Phase::Open) else { return false };
+        if connection.hold == Hold::Offered {
+            self.keep_late(key, frame);
+            return true;
+        }
         let waiting = connection.output.as_ref().map_or(0, |output| output.waiting());
         if waiting > 0 && waiting + frame.len() > self.settings.limits.max_output {
             self.fail_slow(key);

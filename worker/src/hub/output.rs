@@ -155,7 +155,7 @@ impl<A: App> Hub<A> {
 
     /// All connections together have too much waiting, this one among them: it goes, with what waits for it. To tell it
     /// why would only add to that.
-    fn cut_for_memory(&mut self, key: usize) {
+    pub(super) fn cut_for_memory(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else { return };
         tracing::warn!(
             connection_id = connection.name(),

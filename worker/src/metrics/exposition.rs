@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{BATCH, COMMIT, DURATION, FAMILIES, GAUGE_NAMES, Gauge, Histogram, SINGLE, SINGLES};
+use super::{BATCH, COMMIT, DURATION, FAMILIES, GAUGE_NAMES, Gauge, Histogram, PAUSE, SINGLE, SINGLES};
 
 /// What a scrape answers, and its `Content-Type`.
 pub(crate) fn encode(board: &Scoreboard, color: &str, version: &str) -> (String, &'static str) {
@@ -99,6 +99,7 @@ impl Collector for Snapshot {
         self.histogram(&mut encoder, &DURATION)?;
         self.histogram(&mut encoder, &COMMIT)?;
         self.histogram(&mut encoder, &BATCH)?;
+        self.histogram(&mut encoder, &PAUSE)?;
         let startup = ConstGauge::new(self.gauges[Gauge::Startup as usize] as f64 * 1e-6);
         let help = "From fork to ready, slowest worker";
         startup.encode(encoder.encode_descriptor("app_startup_time_seconds", help, None, MetricType::Gauge)?)?;

@@ -46,6 +46,7 @@ async fn take<A: App>(shared: Rc<Shared<A>>, mut events: mpsc::Receiver<Event>) 
                 // would otherwise take two.
                 std::thread::yield_now();
                 shared.settled.notify_one();
+                shared.answered.notify_waiters();
             }
             Event::Missed(missed) => {
                 tracing::warn!(missed, "published messages were missed");

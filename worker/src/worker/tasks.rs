@@ -128,6 +128,10 @@ async fn heartbeats<A: App>(shared: Rc<Shared<A>>) {
 async fn send_beat<A: App>(shared: &Rc<Shared<A>>, at: u64, source: Heartbeats) {
     let text = shared.hub.borrow().app.heartbeat(&rfc3339(at));
     if let Some(text) = text {
+        let mut encoded = Vec::new();
+        frame::append(&mut encoded, Kind::Text, text.as_bytes());
+        // Before the first is written: one that arrives meanwhile must not fall between.
+        shared.hub.borrow_mut().note_beat(at, &encoded);
         fan_out(shared, Kind::Text, text.as_bytes(), Audience::Heartbeat(at)).await;
     }
     let metrics = shared.hub.borrow().metrics.clone();

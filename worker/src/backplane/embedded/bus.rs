@@ -130,22 +130,39 @@ impl Bus {
     pub(super) fn read(&mut self, env: &Env<WithoutTls>) -> Result<(Vec<Publication>, u64), BackplaneError> {
         let mut wake = [0; 8];
         while self.socket.recv(&mut wake).is_ok() {}
+        let before = self.taken;
+        let found = self.between(env, before, u64::MAX)?;
+        self.taken = found.last().map_or(before, |(number, _)| *number);
+        let missed = self.taken - before - found.len() as u64;
+        Ok((found.into_iter().filter_map(|(_, publication)| publication).collect(), missed))
+    }
+
+    /// The number of the last publication that was taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// The first publications after one number, up to another, with their numbers; none instead of what is damaged.
+    pub(super) fn between(
+        &self,
+        env: &Env<WithoutTls>,
+        after: u64,
+        until: u64,
+    ) -> Result<Vec<(u64, Option<Publication>)>, BackplaneError> {
         let txn = env.read_txn()?;
-        let after = self.taken.to_be_bytes();
-        let range = (Bound::Excluded(&after[..]), Bound::Unbounded);
-        let (mut found, mut missed, mut bytes) = (Vec::new(), 0, 0);
+        let (after, until) = (after.to_be_bytes(), until.to_be_bytes());
+        let range = (Bound::Excluded(&after[..]), Bound::Included(&until[..]));
+        let (mut found, mut bytes) = (Vec::new(), 0);
         for entry in self.log.range(&txn, &range)?.take(AT_ONCE) {
             let (key, value) = entry?;
             let Ok(number) = key.try_into().map(u64::from_be_bytes) else { continue };
-            missed += number - self.taken - 1;
-            self.taken = number;
-            found.extend(decode(value));
+            found.push((number, decode(value)));
             bytes += value.len();
             if bytes >= BYTES_AT_ONCE {
                 break;
             }
         }
-        Ok((found, missed))
+        Ok(found)
     }
 }
 

@@ -1,0 +1,246 @@
+//! The receiving half of a lane, and all lanes of a worker.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use baton_ipc::channel::ChannelError;
+use baton_ipc::messages::{FromWorker, Share};
+use baton_ipc::receipt::Pauses;
+use baton_ipc::scoreboard::monotonic_us;
+use baton_ipc::Channel;
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+
+use super::packet::{Item, Packet};
+use super::{Arrival, Carried};
+use crate::app::App;
+use crate::fault;
+use crate::metrics::PAUSE;
+use crate::readable::Readable;
+use crate::worker::Shared;
+
+/// A lane, as its giver needs it.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) channel: Channel,
+    /// The other end belongs to another supervisor.
+    refuge: bool,
+    /// Who waits for [`Packet::Adopted`].
+    asked: RefCell<Option<oneshot::Sender<Adopted>>>,
+}
+
+/// What the taker has said to a group: its number, and the places that it refuses.
+pub(super) type Adopted = (u64, Vec<(u16, String)>);
+
+/// The lanes of a worker, by the names that the supervisor gives them.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes(RefCell<HashMap<u64, Rc<Lane>>>);
+
+/// A group that is held.
+struct Held<S> {
+    group: u64,
+    /// None in the places that were refused.
+    items: Vec<Option<Guest<S>>>,
+}
+
+/// One that is held.
+enum Guest<S> {
+    WebSocket(Box<Arrival<S>>),
+    Http { socket: OwnedFd, unread: Vec<u8> },
+}
+
+impl Lane {
+    /// Where the answer to the next group will be.
+    pub(super) fn ask(&self) -> oneshot::Receiver<Adopted> {
+        let (sender, receiver) = oneshot::channel();
+        self.asked.replace(Some(sender));
+        receiver
+    }
+}
+
+impl Lanes {
+    pub(super) fn find(&self, name: u64) -> Option<Rc<Lane>> {
+        self.0.borrow().get(&name).cloned()
+    }
+
+    /// Equal shares for those at whose other end somebody goes on when our supervisor is lost.
+    pub(crate) fn refuges(&self) -> Vec<Share> {
+        let lanes = self.0.borrow();
+        let refuges = lanes.iter().filter(|(_, lane)| lane.refuge);
+        refuges.map(|(name, _)| Share { lane: *name, weight: 1 }).collect()
+    }
+
+    /// Lets go of a lane: its other end finds it closed.
+    pub(crate) fn close(&self, name: u64) {
+        if let Some(lane) = self.0.borrow_mut().remove(&name) {
+            // Its task holds it too, and ends when nothing can come any more.
+            let _ = nix::sys::socket::shutdown(lane.channel.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        }
+    }
+
+    /// Opens a lane, and takes what comes over it from now on.
+    pub(crate) fn open<A: App>(shared: &Rc<Shared<A>>, name: u64, refuge: bool, socket: OwnedFd) -> io::Result<()> {
+        let channel = Channel::from(socket);
+        let readable = Readable::watch(channel.as_fd())?;
+        let lane = Rc::new(Lane { channel, refuge, asked: RefCell::default() });
+        shared.lanes.0.borrow_mut().insert(name, lane.clone());
+        let shared = shared.clone();
+        spawn_local(async move {
+            let pauses = Taker { shared: &shared, lane: &lane, name, held: None, pauses: Pauses::default() };
+            pauses.listen(&readable).await;
+            shared.lanes.0.borrow_mut().remove(&name);
+        });
+        Ok(())
+    }
+}
+
+/// Takes what comes over a lane.
+struct Taker<'a, A: App> {
+    shared: &'a Rc<Shared<A>>,
+    lane: &'a Lane,
+    name: u64,
+    held: Option<Held<A::State>>,
+    pauses: Pauses,
+}
+
+impl<A: App> Taker<'_, A> {
+    async fn listen(mut self, readable: &Readable) {
+        loop {
+            match self.lane.channel.recv_packet() {
+                Ok(Some((bytes, sockets))) => self.hear(&bytes, sockets),
+                Ok(None) => {
+                    if readable.ready().await.is_err() {
+                        break;
+                    }
+                }
+                Err(ChannelError::Closed | ChannelError::Io(_)) => break,
+                Err(error) => {
+                    // Out of descriptors, most likely: those that did arrive are closed again.
+                    tracing::warn!(lane = self.name, %error, "connections cannot be taken over");
+                    self.say(&Packet::Refused { reason: error.to_string() });
+                }
+            }
+        }
+        self.lane.asked.take();
+        // The giver is dead. It did not say that they stay with it, so nobody else reads them.
+        self.go(Vec::new());
+        self.report();
+    }
+
+    fn hear(&mut self, bytes: &[u8], sockets: Vec<OwnedFd>) {
+        match Packet::decode(bytes) {
+            Ok(Packet::State { group, items }) => self.hold(group, items, sockets),
+            Ok(Packet::Go { group, late }) => {
+                if self.held.as_ref().is_some_and(|held| held.group == group) {
+                    self.go(late);
+                    fault::point("handoff taken");
+                }
+            }
+            Ok(Packet::Abort { group }) => {
+                self.held.take_if(|held| held.group == group);
+            }
+            Ok(Packet::Adopted { group, refused }) => self.answer((group, refused)),
+            Ok(Packet::Refused { reason }) => self.answer((ALL_GROUPS, vec![(0, reason)])),
+            Ok(Packet::End) => self.report(),
+            Err(error) => {
+                tracing::error!(lane = self.name, %error, "a packet cannot be understood");
+                self.say(&Packet::Refused { reason: format!("it is not understood: {error}") });
+            }
+        }
+    }
+
+    fn answer(&self, adopted: Adopted) {
+        // One that comes too late is nobody's: the giver has taken them back.
+        if let Some(asked) = self.lane.asked.take() {
+            let _ = asked.send(adopted);
+        }
+    }
+
+    /// Holds what can be held, and says so.
+    fn hold(&mut self, group: u64, items: Vec<Item>, sockets: Vec<OwnedFd>) {
+        let mut refused = Vec::new();
+        let mut held = Vec::with_capacity(items.len());
+        if items.len() != sockets.len() {
+            self.say(&Packet::Refused { reason: format!("{} descriptors for {}", sockets.len(), items.len()) });
+            return;
+        }
+        let mut room = self.room();
+        for (place, (item, socket)) in (0..).zip(items.into_iter().zip(sockets)) {
+            let guest = match item {
+                _ if room == 0 => Err("no room for more connections".to_owned()),
+                Item::Http { unread } => Ok(Guest::Http { socket, unread }),
+                Item::WebSocket(bytes) => Carried::decode::<A::State>(&bytes)
+                    .map(|(carried, state)| Guest::WebSocket(Box::new(Arrival { socket, carried, state }))),
+            };
+            match guest {
+                Ok(guest) => {
+                    room -= 1;
+                    held.push(Some(guest));
+                }
+                Err(reason) => {
+                    refused.push((place, reason));
+                    held.push(None);
+                }
+            }
+        }
+        self.held = Some(Held { group, items: held });
+        fault::point("handoff held");
+        self.say(&Packet::Adopted { group, refused });
+        fault::point("handoff adopted");
+    }
+
+    /// How many more connections there may be here.
+    fn room(&self) -> usize {
+        if self.shared.hub.borrow().draining || self.shared.orphaned.get() {
+            return 0;
+        }
+        self.shared.max_connections().saturating_sub(self.shared.open_descriptors())
+    }
+
+    /// What is held is ours.
+    fn go(&mut self, late: Vec<(u16, Vec<u8>)>) {
+        let Some(held) = self.held.take() else { return };
+        let mut late: HashMap<u16, Vec<u8>> = late.into_iter().collect();
+        for (place, guest) in (0..).zip(held.items) {
+            match guest {
+                Some(Guest::WebSocket(arrival)) => {
+                    let parked_us = arrival.carried.parked_us;
+                    let late = late.remove(&place).unwrap_or_default();
+                    self.shared.hub.borrow_mut().welcome(*arrival, &late);
+                    let pause = monotonic_us().saturating_sub(parked_us);
+                    self.pauses.note(pause);
+                    self.shared.hub.borrow().metrics.observe(&PAUSE, Duration::from_micros(pause), 1);
+                }
+                Some(Guest::Http { socket, unread }) => {
+                    if let Err(error) = crate::accept::admit_moved(self.shared, socket, unread) {
+                        tracing::warn!(%error, "an HTTP connection was lost");
+                    }
+                }
+                None => {}
+            }
+        }
+        // Its turn reads what has come meanwhile.
+        self.shared.settled.notify_one();
+    }
+
+    fn say(&self, packet: &Packet) {
+        // A giver that is gone is noticed at the end of the lane.
+        if let Err(error) = self.lane.channel.send_packet(&packet.encode(), &[]) {
+            tracing::debug!(lane = self.name, %error, "the giver does not hear");
+        }
+    }
+
+    fn report(&mut self) {
+        let pauses = std::mem::take(&mut self.pauses);
+        if let Err(error) = self.shared.tell_supervisor(&FromWorker::Taken { lane: self.name, pauses }) {
+            tracing::debug!(%error, "the supervisor does not hear what was taken over");
+        }
+    }
+}
+
+/// The number in place of a group's when there is only one that can be meant.
+pub(super) const ALL_GROUPS: u64 = u64::MAX;
