@@ -209,7 +209,7 @@ impl Supervisor<'_> {
         if let Some(slot) = slot.filter(|slot| usize::from(*slot) >= self.places.len()) {
             return Err((ErrorCode::NotFound, format!("there is no slot {slot}")));
         }
-        let tail = self.board.ring(slot).read(from);
+        let tail = self.board.ring(slot, self.board.current(slot)).read(from);
         Ok(Output::Tail { text: tail.text, next: tail.next, missed: tail.missed })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use baton_ipc::Slot as SlotId;
+use baton_ipc::{Side, Slot as SlotId};
 use nix::unistd::Pid;
 
 use crate::backoff::Deaths;
@@ -18,6 +18,8 @@ const RATE_SAMPLES: usize = 6;
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) slot: Slot,
+    /// Where the process writes on the scoreboard.
+    pub(crate) side: Side,
     pub(crate) deaths: Deaths,
     /// The process, until it is reaped.
     pub(crate) worker: Option<Worker>,
@@ -41,6 +43,7 @@ impl Place {
     pub(crate) fn new(slot: Slot, seed: u64, now: Instant) -> Place {
         Place {
             slot,
+            side: Side::A,
             deaths: Deaths::none(seed),
             worker: None,
             down_since: Some(now),

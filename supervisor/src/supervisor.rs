@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use baton_ipc::control::{ErrorCode, Output, Reply};
-use baton_ipc::scoreboard::COUNTER_MESSAGES;
-use baton_ipc::{Channel, Inheritance, MAX_SLOTS, Scoreboard, Slot as SlotId};
+use baton_ipc::scoreboard::{COUNTER_MESSAGES, Row};
+use baton_ipc::{Channel, Inheritance, MAX_SLOTS, Scoreboard, Side, Slot as SlotId};
 
 use crate::control::Control;
 use crate::inquiry::Inquiry;
@@ -42,7 +42,7 @@ pub(crate) enum Ending {
     /// The supervisor is done.
     Done(Result<(), Error>),
     /// This is a forked worker now.
-    Worker(SlotId, Channel),
+    Worker(SlotId, Side, Channel),
 }
 
 /// Everything that a running supervisor holds.
@@ -92,7 +92,7 @@ impl<'a> Supervisor<'a> {
             listeners.remove_files();
         });
         let board = Rc::new(board?);
-        service.scoreboard(Rc::clone(&board));
+        service.scoreboard(Rc::clone(&board), board.current(None));
         for endpoint in listeners.endpoints() {
             tracing::info!(address = %endpoint, color = settings.color, "listening");
         }
@@ -129,8 +129,8 @@ impl<'a> Supervisor<'a> {
         loop {
             self.now = Instant::now();
             self.pass_time();
-            if let Some((slot, channel)) = self.fork_workers() {
-                return Ending::Worker(slot, channel);
+            if let Some((slot, side, channel)) = self.fork_workers() {
+                return Ending::Worker(slot, side, channel);
             }
             self.advance();
             self.arrange_lending();
@@ -157,7 +157,7 @@ impl<'a> Supervisor<'a> {
             self.next_second = self.now + SECOND;
             self.watch();
             for (slot, place) in self.places.iter_mut().enumerate() {
-                let messages = self.board.row(slot as SlotId).counter(COUNTER_MESSAGES).get();
+                let messages = self.board.slot(slot as SlotId).counter(COUNTER_MESSAGES);
                 place.rate.sample(self.now, messages);
             }
         }
@@ -171,14 +171,14 @@ impl<'a> Supervisor<'a> {
         self.notifier.alive(self.now);
     }
 
-    /// Forks what is due. In the child: which slot it is.
-    fn fork_workers(&mut self) -> Option<(SlotId, Channel)> {
+    /// Forks what is due. In the child: which slot it is, and which side of it.
+    fn fork_workers(&mut self) -> Option<(SlotId, Side, Channel)> {
         while let Some(slot) = self.to_fork.pop_first() {
-            let row = self.board.row(slot);
+            let row = self.row(slot);
             row.clear_gauges();
             row.started().set(baton_ipc::scoreboard::monotonic_ms());
             match process::fork(self.now) {
-                Ok(Fork::Child(channel)) => return Some((slot, channel)),
+                Ok(Fork::Child(channel)) => return Some((slot, self.place(slot).side, channel)),
                 Ok(Fork::Parent(worker)) => {
                     let pid = worker.pid;
                     self.place_mut(slot).worker = Some(worker);
@@ -194,9 +194,9 @@ impl<'a> Supervisor<'a> {
     }
 
     /// In a forked worker: closes all that belongs to the supervisor or to other slots, by dropping it.
-    pub(crate) fn into_worker(self, slot: SlotId, channel: Channel) -> (&'a mut dyn Service, Inheritance) {
+    pub(crate) fn into_worker(self, slot: SlotId, side: Side, channel: Channel) -> (&'a mut dyn Service, Inheritance) {
         let Supervisor { service, board, listeners, .. } = self;
-        let inheritance = Inheritance { slot, channel, listeners: listeners.into_slot(slot), scoreboard: board };
+        let inheritance = Inheritance { slot, side, channel, listeners: listeners.into_slot(slot), scoreboard: board };
         (service, inheritance)
     }
 
@@ -285,6 +285,11 @@ impl<'a> Supervisor<'a> {
 
     pub(crate) fn place_mut(&mut self, slot: SlotId) -> &mut Place {
         &mut self.places[usize::from(slot)]
+    }
+
+    /// The row of the worker that holds the slot.
+    pub(crate) fn row(&self, slot: SlotId) -> Row<'_> {
+        self.board.row(slot, self.place(slot).side)
     }
 
     pub(crate) fn terms(&self) -> Terms {

@@ -28,7 +28,7 @@ impl Supervisor<'_> {
         };
         place.slot = next;
         let pid = after.1.map_or(0, |pid| pid.as_raw() as u32);
-        self.board.row(slot).set_state(after.0, pid);
+        self.row(slot).set_state(after.0, pid);
         for action in actions {
             self.perform(slot, action);
         }
@@ -58,7 +58,7 @@ impl Supervisor<'_> {
     }
 
     fn note_end(&mut self, slot: SlotId, kind: Cause, cause: String) {
-        self.board.row(slot).ended(kind);
+        self.row(slot).ended(kind);
         match kind {
             Cause::Requested => tracing::info!(slot, cause, "worker exited"),
             Cause::Exit | Cause::Signal | Cause::Hang | Cause::StartTimeout => {
@@ -155,7 +155,7 @@ impl Supervisor<'_> {
         if let Some(complaint) = place.complaint.take() {
             words = format!("{words}: {complaint}");
         }
-        self.board.row(slot).clear_gauges();
+        self.row(slot).clear_gauges();
         self.inquiries.iter_mut().for_each(|inquiry| inquiry.forget(slot));
         self.apply(slot, Event::Exited { cause, words });
         self.review_backplane();
@@ -197,7 +197,7 @@ impl Supervisor<'_> {
         let mut samples = Vec::new();
         for (slot, place) in self.places.iter().enumerate() {
             let Some(worker) = &place.worker else { continue };
-            let row = self.board.row(slot as SlotId);
+            let row = self.board.row(slot as SlotId, place.side);
             let (phase, since_ms) = row.store_phase();
             let age = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
             let silent = match place.slot {
