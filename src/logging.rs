@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::SystemTime;
 
-use baton_ipc::{Scoreboard, Slot};
+use baton_ipc::{Scoreboard, Side, Slot};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
@@ -47,11 +47,18 @@ struct Logger {
     sink: Sink,
 }
 
+/// A process's own ring on the scoreboard.
+struct Ring {
+    board: Rc<Scoreboard>,
+    slot: Option<Slot>,
+    side: Side,
+}
+
 static LOGGER: Mutex<Option<Logger>> = Mutex::new(None);
 
 thread_local! {
     // A ring has one writer: the thread that attached it. Lines of other threads go to the sink alone.
-    static RING: RefCell<Option<(Rc<Scoreboard>, Option<Slot>)>> = const { RefCell::new(None) };
+    static RING: RefCell<Option<Ring>> = const { RefCell::new(None) };
     // Set while a line is made and written: an event from within would wait for a lock that its own thread holds.
     static WRITING: Cell<bool> = const { Cell::new(false) };
 }
@@ -62,8 +69,14 @@ pub(crate) fn start_supervisor(settings: &Settings, color: &str) -> io::Result<(
 }
 
 /// Starts the log of a worker, in the worker: its writing thread would not survive a fork.
-pub(crate) fn start_worker(settings: &Settings, color: &str, slot: Slot, board: Rc<Scoreboard>) -> io::Result<()> {
-    attach_ring(board, Some(slot));
+pub(crate) fn start_worker(
+    settings: &Settings,
+    color: &str,
+    slot: Slot,
+    side: Side,
+    board: Rc<Scoreboard>,
+) -> io::Result<()> {
+    attach_ring(board, Some(slot), side);
     start(settings, Process { color: color.to_owned(), worker: Some(slot), pid: std::process::id() })
 }
 
@@ -80,9 +93,9 @@ fn start(settings: &Settings, process: Process) -> io::Result<()> {
     Ok(())
 }
 
-/// From now on lines also go into this ring: a slot's, or the supervisor's own.
-pub(crate) fn attach_ring(board: Rc<Scoreboard>, slot: Option<Slot>) {
-    RING.set(Some((board, slot)));
+/// From now on lines also go into this ring: one of a slot's, or of the supervisor's own.
+pub(crate) fn attach_ring(board: Rc<Scoreboard>, slot: Option<Slot>, side: Side) {
+    RING.set(Some(Ring { board, slot, side }));
 }
 
 /// Opens log files anew, after something has rotated them. If that fails, the old ones stay.
@@ -182,8 +195,8 @@ fn write(event: &Event<'_>) {
     let line = line::render(settings.format, sink.color(), SystemTime::now(), event.metadata(), fields, process);
     sink.write_line(&line);
     RING.with_borrow(|ring| {
-        if let Some((board, slot)) = ring {
-            board.ring(*slot).write(line.as_bytes());
+        if let Some(Ring { board, slot, side }) = ring {
+            board.ring(*slot, *side).write(line.as_bytes());
         }
     });
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use baton_ipc::{Inheritance, Scoreboard};
+use baton_ipc::{Inheritance, Scoreboard, Side};
 use baton_worker::redis;
 use baton_worker::store::{self, LastMember, Membership};
 use baton_worker::{App, Hooks};
@@ -61,10 +61,10 @@ impl<A> Runner<A> {
 impl<A: App> baton_supervisor::Service for Runner<A> {
     fn work(&mut self, inheritance: Inheritance) -> i32 {
         let Config { worker, logging, .. } = &self.config;
-        let board = Rc::clone(&inheritance.scoreboard);
-        if let Err(error) = logging::start_worker(logging, &worker.color, inheritance.slot, board) {
+        let (slot, side, board) = (inheritance.slot, inheritance.side, Rc::clone(&inheritance.scoreboard));
+        if let Err(error) = logging::start_worker(logging, &worker.color, slot, side, board) {
             // The supervisor's log still works here.
-            tracing::error!(%error, slot = inheritance.slot, "a worker cannot log: it does not start");
+            tracing::error!(%error, slot, "a worker cannot log: it does not start");
             return 1;
         }
         // The worker joins for itself before it opens the store, so nothing is lost in between; and while a worker held
@@ -96,8 +96,8 @@ impl<A: App> baton_supervisor::Service for Runner<A> {
         logging::reopen();
     }
 
-    fn scoreboard(&mut self, board: Rc<Scoreboard>) {
-        logging::attach_ring(board, None);
+    fn scoreboard(&mut self, board: Rc<Scoreboard>, side: Side) {
+        logging::attach_ring(board, None, side);
     }
 }
 

@@ -144,6 +144,7 @@ fn takes_its_time(command: &Command) -> bool {
         | Command::Stop { .. }
         | Command::Restart { .. }
         | Command::Reload
+        | Command::Rebalance
         | Command::Scale { .. }
         | Command::Shutdown => true,
         Command::Status

@@ -23,11 +23,13 @@ pub(super) enum Verb {
     Start(SlotArgs),
     /// Drain slots and leave them down
     Stop(SlotArgs),
-    /// Replace the workers of slots, one after another
+    /// Replace the workers of slots, one after another; clients stay connected
     Restart(SlotArgs),
-    /// Read the configuration anew and replace all workers, one after another
+    /// Read the configuration anew and replace all workers, one after another; clients stay connected
     Reload,
-    /// Run this many workers
+    /// Hand connections from workers that have more to those that have fewer
+    Rebalance,
+    /// Run this many workers; clients stay connected
     Scale {
         /// How many
         #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SLOTS)))]
@@ -146,6 +148,7 @@ impl Verb {
             Verb::Stop(args) => Command::Stop { slots: named(&args.slots) },
             Verb::Restart(args) => Command::Restart { slots: named(&args.slots) },
             Verb::Reload => Command::Reload,
+            Verb::Rebalance => Command::Rebalance,
             Verb::Scale { workers } => Command::Scale { workers: *workers },
             Verb::Tail { slot, .. } => Command::Tail { slot: *slot, from: None },
             Verb::Signal { signal, slots } => {

@@ -86,7 +86,7 @@ fn the_log_of_a_process_goes_to_its_file_and_its_ring_and_can_be_reopened() {
     let directory = tempfile::tempdir().unwrap();
     let settings = Settings { directory: Some(directory.path().to_owned()), ..Settings::default() };
     let board = Rc::new(Scoreboard::create(2).unwrap());
-    start_worker(&settings, "blue", 1, Rc::clone(&board)).unwrap();
+    start_worker(&settings, "blue", 1, Side::B, Rc::clone(&board)).unwrap();
     tracing::info!(n = 1, "first");
     tracing::debug!("not at this level");
     let file = std::fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
@@ -110,6 +110,7 @@ fn the_log_of_a_process_goes_to_its_file_and_its_ring_and_can_be_reopened() {
     };
     assert_eq!(messages(read(rotated)), ["first"]);
     assert_eq!(messages(read(file)), ["second", "third"]);
-    assert_eq!(messages(board.ring(Some(1)).read(None).text), ["first", "second", "fourth"]);
+    assert_eq!(messages(board.ring(Some(1), Side::B).read(None).text), ["first", "second", "fourth"]);
+    assert_eq!(board.ring(Some(1), Side::A).read(None).text, "");
     assert!(dropped_lines() >= 1);
 }

@@ -15,6 +15,7 @@ use crate::place::Place;
 use crate::signals::Wish;
 use crate::slot::Slot;
 use crate::supervisor::{Phase, Supervisor};
+use crate::transfer::Who;
 
 /// The signals that mean something to a worker. It ignores those of the supervisor.
 const SIGNALS: [(&str, Signal); 4] =
@@ -34,6 +35,7 @@ impl Supervisor<'_> {
             Command::Stop { slots } => self.stop(client, &slots).map(|()| None),
             Command::Restart { slots } => self.restart(client, &slots).map(|()| None),
             Command::Reload => self.reload(Some(client)).map(|()| None),
+            Command::Rebalance => self.begin_rebalance(client).map(|()| None),
             Command::Scale { workers } => self.scale(Some(client), workers).map(|()| None),
             Command::Tail { slot, from } => self.tail(slot, from).map(Some),
             Command::Signal { signal, slots } => self.send_signal(&signal, &slots).map(Some),
@@ -101,13 +103,14 @@ impl Supervisor<'_> {
     }
 
     /// Refuses if something long is under way.
-    fn ensure_free(&self) -> Result<(), Refusal> {
+    pub(crate) fn ensure_free(&self) -> Result<(), Refusal> {
         if self.phase == Phase::Draining {
             return Err((ErrorCode::Busy, "the service is shutting down".to_owned()));
         }
-        match &self.operation {
-            Some(operation) => Err((ErrorCode::Busy, format!("{} is not finished yet", operation.verb))),
-            None => Ok(()),
+        match (&self.operation, &self.rebalance) {
+            (Some(operation), _) => Err((ErrorCode::Busy, format!("{} is not finished yet", operation.verb))),
+            (None, Some(_)) => Err((ErrorCode::Busy, "rebalance is not finished yet".to_owned())),
+            (None, None) => Ok(()),
         }
     }
 
@@ -162,15 +165,14 @@ impl Supervisor<'_> {
         }
         self.listeners.grow(workers).map_err(|error| (ErrorCode::Failed, error.to_string()))?;
         for slot in self.places.len() as SlotId..workers {
-            let seed = u64::from(std::process::id()) << 16;
-            self.places.push(Place::new(Slot::Stopped, seed + u64::from(slot), self.now));
+            self.places.push(Place::new(slot, Slot::Stopped, self.now));
         }
         self.board.set_slots(self.places.len() as u16);
         let before = std::mem::replace(&mut self.settings.workers, workers);
         Ok(if workers >= before {
             Task::new(Goal::Up, before..workers)
         } else {
-            Task::new(Goal::Down, workers..before)
+            Task::new(Goal::Gone, workers..before)
         })
     }
 
@@ -209,7 +211,7 @@ impl Supervisor<'_> {
         if let Some(slot) = slot.filter(|slot| usize::from(*slot) >= self.places.len()) {
             return Err((ErrorCode::NotFound, format!("there is no slot {slot}")));
         }
-        let tail = self.board.ring(slot).read(from);
+        let tail = self.board.ring(slot, self.board.current(slot)).read(from);
         Ok(Output::Tail { text: tail.text, next: tail.next, missed: tail.missed })
     }
 
@@ -252,7 +254,10 @@ impl Supervisor<'_> {
                     asked.insert(slot);
                 }
                 Err(error @ ChannelError::TooLarge(_)) => return Err((ErrorCode::BadRequest, error.to_string())),
-                Err(error) => self.undelivered(slot, &error),
+                Err(error) => {
+                    let who = Who { slot, pid: worker.pid };
+                    self.undelivered(who, &error);
+                }
             }
         }
         self.inquiries.push(Inquiry::new(self.next_question, client, asked, gathered, self.now));

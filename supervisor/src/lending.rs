@@ -11,6 +11,7 @@ use baton_ipc::{Endpoint, Slot as SlotId};
 
 use crate::slot::Slot;
 use crate::supervisor::{Phase, Supervisor};
+use crate::transfer::Who;
 
 /// A slot that will be down for longer than this lends its listeners.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -85,7 +86,7 @@ impl Supervisor<'_> {
                 self.place_mut(slot).lent_to = Some((to, pid));
                 tracing::warn!(slot, to, "slot is down: its listeners are lent to a neighbour");
             }
-            Err(error) => self.undelivered(to, &error),
+            Err(error) => self.undelivered(Who { slot: to, pid }, &error),
         }
     }
 }

@@ -50,19 +50,23 @@ mod notify;
 mod operation;
 mod place;
 mod process;
+mod rebalance;
+mod relief;
 mod settings;
 mod signals;
 mod slot;
 mod status;
 mod supervisor;
 mod sys;
+mod transfer;
+mod transfers;
 mod waiting;
 mod watchdog;
 mod workers;
 
 use std::rc::Rc;
 
-use baton_ipc::{Inheritance, Scoreboard};
+use baton_ipc::{Inheritance, Scoreboard, Side};
 
 pub use error::Error;
 pub use settings::Settings;
@@ -82,8 +86,9 @@ pub trait Service {
     /// Opens the supervisor's own log files anew.
     fn reopen_logs(&mut self);
 
-    /// Called once, in the supervisor, as soon as the scoreboard exists: the log rings are in it.
-    fn scoreboard(&mut self, board: Rc<Scoreboard>);
+    /// Called once, in the supervisor, as soon as the scoreboard exists: the log rings are in it, and the
+    /// supervisor's own is the one of this side.
+    fn scoreboard(&mut self, board: Rc<Scoreboard>, side: Side);
 }
 
 /// Runs a generation until it has drained. Blocks signals, so the process should do nothing else.
@@ -101,8 +106,9 @@ pub fn run(settings: Settings, service: &mut dyn Service) -> Result<(), Error> {
             }
             result
         }
-        Ending::Worker(slot, channel) => {
-            let (service, inheritance) = supervisor.into_worker(slot, channel);
+        Ending::Worker(birth, channel) => {
+            let slot = birth.slot;
+            let (service, inheritance) = supervisor.into_worker(birth, channel);
             process::live(slot, || service.work(inheritance))
         }
     }

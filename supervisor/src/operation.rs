@@ -34,8 +34,10 @@ pub(crate) struct Task {
 pub(crate) enum Goal {
     /// A worker serves.
     Up,
-    /// No worker, on purpose.
+    /// No worker, on purpose: its clients are told to come back.
     Down,
+    /// No worker, on purpose: others have its clients.
+    Gone,
     /// Another worker than now serves.
     Fresh,
 }
@@ -46,6 +48,8 @@ struct Mark {
     slot: SlotId,
     // The worker at the beginning.
     old: Option<Pid>,
+    // Reliefs that had failed before.
+    failed_reliefs: u64,
     // Deaths counted when the new worker was first seen: one more, and it has failed.
     deaths: Option<u64>,
 }
@@ -56,7 +60,11 @@ pub(crate) struct View<'a> {
     pub(crate) slot: &'a Slot,
     /// Workers that ended unasked so far.
     pub(crate) deaths: u64,
+    /// Workers that were to relieve another and could not.
+    pub(crate) failed_reliefs: u64,
     pub(crate) last_cause: Option<&'a str>,
+    /// What is to be told of the last relief or evacuation.
+    pub(crate) note: Option<&'a str>,
 }
 
 /// What comes next.
@@ -66,6 +74,10 @@ pub(crate) enum Move {
     Wait,
     /// Give these slots this event.
     Apply(Event, Vec<SlotId>),
+    /// Have the workers in these slots relieved by fresh ones; where none serves: [`Event::Restart`].
+    Relieve(Vec<SlotId>),
+    /// Have others take what the workers in these slots have, then [`Event::Stop`].
+    Evacuate(Vec<SlotId>),
     /// Tell about progress.
     Say(String),
     /// It is over.
@@ -74,16 +86,8 @@ pub(crate) enum Move {
 
 impl Task {
     pub(crate) fn new(goal: Goal, slots: impl IntoIterator<Item = SlotId>) -> Task {
-        let slots = slots.into_iter().map(|slot| Mark { slot, old: None, deaths: None }).collect();
+        let slots = slots.into_iter().map(|slot| Mark { slot, old: None, failed_reliefs: 0, deaths: None }).collect();
         Task { goal, slots }
-    }
-
-    fn event(&self) -> Event {
-        match self.goal {
-            Goal::Up => Event::Start,
-            Goal::Down => Event::Stop,
-            Goal::Fresh => Event::Restart,
-        }
     }
 }
 
@@ -100,12 +104,19 @@ impl Operation {
                 return Move::Finish(Ok(format!("{} is done", self.verb)));
             };
             for mark in &mut task.slots {
-                mark.old = view(mark.slot).slot.pid();
+                let view = view(mark.slot);
+                mark.old = view.slot.pid();
+                mark.failed_reliefs = view.failed_reliefs;
             }
             let slots = task.slots.iter().map(|mark| mark.slot).collect();
-            let event = task.event();
+            let begin = match task.goal {
+                Goal::Up => Move::Apply(Event::Start, slots),
+                Goal::Down => Move::Apply(Event::Stop, slots),
+                Goal::Gone => Move::Evacuate(slots),
+                Goal::Fresh => Move::Relieve(slots),
+            };
             self.current = Some(task);
-            return Move::Apply(event, slots);
+            return begin;
         };
         // The first that has something to tell.
         for index in 0..task.slots.len() {
@@ -140,12 +151,14 @@ enum Outcome {
 impl Mark {
     fn look(&mut self, goal: Goal, view: View<'_>) -> Outcome {
         let number = self.slot;
+        let note = view.note.map(|note| format!("; {note}")).unwrap_or_default();
         let is_new = |pid: &Pid| goal == Goal::Up || Some(*pid) != self.old;
         match (goal, view.slot) {
+            (Goal::Gone, Slot::Stopped) => return Outcome::Reached(format!("slot {number}: stopped{note}")),
             (Goal::Down, Slot::Stopped) => return Outcome::Reached(format!("slot {number}: stopped")),
             (Goal::Up | Goal::Fresh, Slot::Serving { pid, .. }) if is_new(pid) => {
                 return Outcome::Reached(match self.old.filter(|old| old != pid) {
-                    Some(old) => format!("slot {number}: pid {pid} serves in place of {old}"),
+                    Some(old) => format!("slot {number}: pid {pid} serves in place of {old}{note}"),
                     None => format!("slot {number}: pid {pid} serves"),
                 });
             }
@@ -153,13 +166,17 @@ impl Mark {
             (Goal::Up | Goal::Fresh, Slot::Starting { pid, .. }) if Some(*pid) != self.old => {
                 self.deaths.get_or_insert(view.deaths);
             }
-            (Goal::Up | Goal::Down | Goal::Fresh, _) => {}
+            (Goal::Up | Goal::Down | Goal::Gone | Goal::Fresh, _) => {}
         }
         if self.deaths.is_some_and(|before| view.deaths > before) {
             let cause = view.last_cause.unwrap_or("it died");
             return Outcome::Failed(format!("the new worker of slot {number} did not come up: {cause}"));
         }
-        if goal != Goal::Down && *view.slot == Slot::Stopped {
+        if view.failed_reliefs > self.failed_reliefs {
+            let cause = view.last_cause.unwrap_or("it died");
+            return Outcome::Failed(format!("the worker of slot {number} was not relieved, and serves on: {cause}"));
+        }
+        if !matches!(goal, Goal::Down | Goal::Gone) && *view.slot == Slot::Stopped {
             return Outcome::Failed(format!("slot {number} was stopped meanwhile"));
         }
         Outcome::OnItsWay
@@ -189,7 +206,13 @@ mod tests {
     }
 
     fn advance(operation: &mut Operation, slots: &[Slot], deaths: u64) -> Move {
-        let view = |slot: SlotId| View { slot: &slots[usize::from(slot)], deaths, last_cause: Some("exited with 1") };
+        let view = |slot: SlotId| View {
+            slot: &slots[usize::from(slot)],
+            deaths,
+            failed_reliefs: 0,
+            last_cause: Some("exited with 1"),
+            note: None,
+        };
         operation.advance(view)
     }
 
@@ -200,13 +223,13 @@ mod tests {
     #[test]
     fn a_rolling_restart_takes_one_slot_after_the_other() {
         let mut op = rolling();
-        assert_eq!(advance(&mut op, &[serving(1), serving(2)], 0), Move::Apply(Event::Restart, vec![0]));
+        assert_eq!(advance(&mut op, &[serving(1), serving(2)], 0), Move::Relieve(vec![0]));
         assert_eq!(advance(&mut op, &[serving(1), serving(2)], 0), Move::Wait);
         assert_eq!(advance(&mut op, &[vacant(), serving(2)], 0), Move::Wait);
         assert_eq!(advance(&mut op, &[starting(3), serving(2)], 0), Move::Wait);
         let said = Move::Say("slot 0: pid 3 serves in place of 1".into());
         assert_eq!(advance(&mut op, &[serving(3), serving(2)], 0), said);
-        assert_eq!(advance(&mut op, &[serving(3), serving(2)], 0), Move::Apply(Event::Restart, vec![1]));
+        assert_eq!(advance(&mut op, &[serving(3), serving(2)], 0), Move::Relieve(vec![1]));
         assert!(matches!(advance(&mut op, &[serving(3), serving(4)], 0), Move::Say(_)));
         assert!(matches!(advance(&mut op, &[serving(3), serving(4)], 0), Move::Finish(Ok(_))));
     }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use baton_ipc::scoreboard::Cause;
+use baton_ipc::scoreboard::{Cause, Side};
 use baton_ipc::{Channel, Slot};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -24,6 +24,12 @@ pub(crate) struct Worker {
     pub(crate) pid: Pid,
     pub(crate) channel: Channel,
     pub(crate) forked: Instant,
+    /// Which row of its slot it writes.
+    pub(crate) side: Side,
+    /// Why it cannot start, as it has said.
+    pub(crate) complaint: Option<String>,
+    /// Why its backplane is degraded, as it has said, while it is.
+    pub(crate) degraded: Option<String>,
     /// The channel is at its end: no more to hear, and not to be polled any more.
     pub(crate) mute: bool,
     pidfd: OwnedFd,
@@ -37,7 +43,7 @@ pub(crate) enum Fork {
 }
 
 /// Forks. The caller must be the only thread of its process: the child goes on to allocate and to build a runtime.
-pub(crate) fn fork(now: Instant) -> io::Result<Fork> {
+pub(crate) fn fork(side: Side, now: Instant) -> io::Result<Fork> {
     let (ours, theirs) = Channel::pair()?;
     flush();
     // SAFETY: the supervisor has one thread (its documentation says so, and it starts none), so that no lock can be
@@ -45,7 +51,16 @@ pub(crate) fn fork(now: Instant) -> io::Result<Fork> {
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => Ok(Fork::Child(theirs)),
         ForkResult::Parent { child } => match sys::pidfd_open(child) {
-            Ok(pidfd) => Ok(Fork::Parent(Worker { pid: child, channel: ours, forked: now, mute: false, pidfd })),
+            Ok(pidfd) => Ok(Fork::Parent(Worker {
+                pid: child,
+                channel: ours,
+                forked: now,
+                side,
+                complaint: None,
+                degraded: None,
+                mute: false,
+                pidfd,
+            })),
             Err(error) => {
                 // Out of descriptors. Without a pidfd the worker could not be watched. Its pid cannot have come to mean
                 // another process: it is our child and not reaped.

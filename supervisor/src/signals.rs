@@ -55,6 +55,14 @@ impl Supervisor<'_> {
             self.notifier.stopping();
         }
         self.wishes.clear();
+        self.rebalance = None;
+        for slot in 0..self.places.len() as SlotId {
+            if let Some(relief) = self.place_mut(slot).relief.take()
+                && let Some(worker) = relief.into_worker()
+            {
+                self.leave(slot, worker);
+            }
+        }
         if let Some(interrupted) = self.operation.take() {
             let message = format!("{} was given up: the service is shutting down", interrupted.verb);
             self.reply(interrupted.client, Reply::Error { code: ErrorCode::Busy, message });
@@ -65,6 +73,10 @@ impl Supervisor<'_> {
 
     fn kill_all(&mut self) {
         tracing::warn!("ending at once: workers are killed");
-        (0..self.places.len() as SlotId).for_each(|slot| self.apply(slot, Event::Kill));
+        for slot in 0..self.places.len() as SlotId {
+            self.apply(slot, Event::Kill);
+            let now = self.now;
+            self.place_mut(slot).leaving.iter_mut().for_each(|leaving| leaving.deadline = now);
+        }
     }
 }

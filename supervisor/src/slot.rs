@@ -77,6 +77,8 @@ pub(crate) enum Event {
     Lost,
     /// The watchdog's verdict, or the worker does not read its channel.
     Hung,
+    /// A fresh worker has taken the place of the one that served.
+    Relieved { pid: Pid },
     /// An operator wants a worker here.
     Start,
     /// An operator wants none here.
@@ -133,7 +135,7 @@ fn vacant(retry_at: Instant, deaths: &mut Deaths, event: Event, now: Instant, te
         Event::ForkFailed => (Slot::Vacant { retry_at: now + FORK_RETRY }, vec![]),
         Event::Start | Event::Restart => (anew(deaths, now), vec![]),
         Event::Stop | Event::Kill => (Slot::Stopped, vec![]),
-        Event::Ready | Event::Exited { .. } | Event::Lost | Event::Hung => (same, vec![]),
+        Event::Ready | Event::Exited { .. } | Event::Lost | Event::Hung | Event::Relieved { .. } => (same, vec![]),
     }
 }
 
@@ -150,7 +152,7 @@ fn starting(pid: Pid, deadline: Instant, deaths: &mut Deaths, event: Event, now:
         Event::Stop => drain(pid, Next::Stop, now, terms),
         Event::Restart => drain(pid, Next::Restart, now, terms),
         Event::Kill => kill(pid, Some(Cause::Requested), Next::Stop, now),
-        Event::Start | Event::Forked { .. } | Event::ForkFailed => (same, vec![]),
+        Event::Start | Event::Forked { .. } | Event::ForkFailed | Event::Relieved { .. } => (same, vec![]),
     }
 }
 
@@ -173,6 +175,11 @@ fn serving(pid: Pid, since: Instant, deaths: &mut Deaths, event: Event, now: Ins
         Event::Stop => drain(pid, Next::Stop, now, terms),
         Event::Restart => drain(pid, Next::Restart, now, terms),
         Event::Kill => kill(pid, Some(Cause::Requested), Next::Stop, now),
+        Event::Relieved { pid } => {
+            // Its own life begins, and it has not died yet.
+            deaths.served(served);
+            (Slot::Serving { pid, since: now }, vec![])
+        }
         Event::Due | Event::Ready | Event::Start | Event::Forked { .. } | Event::ForkFailed => (same, vec![]),
     }
 }
@@ -188,6 +195,7 @@ fn draining(pid: Pid, deadline: Instant, next: Next, event: Event, now: Instant)
         Event::Kill => kill(pid, Some(Cause::Requested), Next::Stop, now),
         // It closes its channel on its way out, and has a deadline anyhow.
         Event::Due | Event::Lost | Event::Ready | Event::Forked { .. } | Event::ForkFailed => then(next),
+        Event::Relieved { .. } => then(next),
     }
 }
 
@@ -213,6 +221,7 @@ fn killed(
         Event::Stop => then(Next::Stop),
         Event::Kill => kill(pid, why, Next::Stop, now),
         Event::Due | Event::Ready | Event::Lost | Event::Hung | Event::Forked { .. } | Event::ForkFailed => then(next),
+        Event::Relieved { .. } => then(next),
     }
 }
 
@@ -222,7 +231,7 @@ fn stopped(deaths: &mut Deaths, event: Event, now: Instant) -> Step {
         Event::Due | Event::Forked { .. } | Event::ForkFailed | Event::Ready | Event::Exited { .. } => {
             (Slot::Stopped, vec![])
         }
-        Event::Lost | Event::Hung | Event::Stop | Event::Kill => (Slot::Stopped, vec![]),
+        Event::Lost | Event::Hung | Event::Stop | Event::Kill | Event::Relieved { .. } => (Slot::Stopped, vec![]),
     }
 }
 
@@ -233,7 +242,7 @@ fn fatal(cause: String, deaths: &mut Deaths, event: Event, now: Instant) -> Step
         Event::Due | Event::Forked { .. } | Event::ForkFailed | Event::Ready | Event::Exited { .. } => {
             (Slot::Fatal { cause }, vec![])
         }
-        Event::Lost | Event::Hung => (Slot::Fatal { cause }, vec![]),
+        Event::Lost | Event::Hung | Event::Relieved { .. } => (Slot::Fatal { cause }, vec![]),
     }
 }
 

@@ -35,7 +35,11 @@ impl Supervisor<'_> {
 
     /// What workers say that their backplane fails; none if all are well.
     fn degraded(&self) -> Option<Degraded> {
-        let said = self.places.iter().zip(0..).filter_map(|(place, slot)| Some((slot, place.degraded.as_ref()?)));
+        let said = self
+            .places
+            .iter()
+            .zip(0..)
+            .filter_map(|(place, slot)| Some((slot, place.worker.as_ref()?.degraded.as_ref()?)));
         let (slots, reasons): (Vec<SlotId>, Vec<&String>) = said.unzip();
         let reason = (*reasons.first()?).clone();
         let since = self.degraded_since.map(|since| self.now.saturating_duration_since(since));
@@ -61,7 +65,7 @@ impl Supervisor<'_> {
     }
 
     fn slot_status(&self, slot: SlotId) -> SlotStatus {
-        let (place, row) = (self.place(slot), self.board.row(slot));
+        let (place, view) = (self.place(slot), self.board.slot(slot));
         let uptime = place.worker.as_ref().map(|worker| self.now.saturating_duration_since(worker.forked));
         let retry_in = match &place.slot {
             Slot::Vacant { retry_at } => Some(retry_at.saturating_duration_since(self.now).as_secs_f64()),
@@ -73,12 +77,16 @@ impl Supervisor<'_> {
             state: place.slot.state(),
             pid: place.slot.pid().map(|pid| pid.as_raw() as u32),
             uptime_seconds: uptime.map_or(0.0, |uptime| uptime.as_secs_f64()),
-            connections: row.gauge(GAUGE_CONNECTIONS).get(),
-            messages: row.counter(COUNTER_MESSAGES).get(),
+            connections: view.gauge(GAUGE_CONNECTIONS),
+            messages: view.counter(COUNTER_MESSAGES),
             messages_per_second: place.rate.per_second(),
             restarts: place.unasked,
-            last_cause: place.complaint.clone().or_else(|| place.last_cause.clone()),
-            last_cause_kind: row.last_cause(),
+            last_cause: place
+                .worker
+                .as_ref()
+                .and_then(|worker| worker.complaint.clone())
+                .or_else(|| place.last_cause.clone()),
+            last_cause_kind: view.current().last_cause(),
             retry_in_seconds: retry_in,
             lent_to: place.lent_to.map(|(to, _)| to),
         }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use baton_ipc::control::{ErrorCode, Output, Reply};
-use baton_ipc::scoreboard::COUNTER_MESSAGES;
-use baton_ipc::{Channel, Inheritance, MAX_SLOTS, Scoreboard, Slot as SlotId};
+use baton_ipc::scoreboard::{COUNTER_MESSAGES, Row};
+use baton_ipc::{Channel, Inheritance, MAX_SLOTS, Scoreboard, Side, Slot as SlotId};
 
 use crate::control::Control;
 use crate::inquiry::Inquiry;
@@ -15,9 +15,11 @@ use crate::notify::Notifier;
 use crate::operation::{Move, Operation};
 use crate::place::Place;
 use crate::process::{self, Fork};
+use crate::rebalance::Rebalance;
 use crate::signals::Wish;
 use crate::slot::{Event, Slot, Terms};
 use crate::sys::Signals;
+use crate::transfer::Transfer;
 use crate::{Error, Service, Settings};
 
 /// How often event loops are looked at and counters sampled.
@@ -42,7 +44,16 @@ pub(crate) enum Ending {
     /// The supervisor is done.
     Done(Result<(), Error>),
     /// This is a forked worker now.
-    Worker(SlotId, Channel),
+    Worker(Birth, Channel),
+}
+
+/// What a forked worker is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Birth {
+    pub(crate) slot: SlotId,
+    pub(crate) side: Side,
+    /// Whether it is to accept before it is told to.
+    pub(crate) accepting: bool,
 }
 
 /// Everything that a running supervisor holds.
@@ -63,6 +74,11 @@ pub(crate) struct Supervisor<'a> {
     /// Slots whose step said to fork. It is done in the loop, so that a child finds its way out of all frames.
     pub(crate) to_fork: BTreeSet<SlotId>,
     pub(crate) next_question: u64,
+    /// Connections on their way from worker to worker.
+    pub(crate) transfers: Vec<Transfer>,
+    pub(crate) rebalance: Option<Rebalance>,
+    /// The name of the last lane or transfer.
+    pub(crate) last_name: u64,
     pub(crate) started: Instant,
     /// The time of this turn.
     pub(crate) now: Instant,
@@ -92,13 +108,12 @@ impl<'a> Supervisor<'a> {
             listeners.remove_files();
         });
         let board = Rc::new(board?);
-        service.scoreboard(Rc::clone(&board));
+        service.scoreboard(Rc::clone(&board), board.current(None));
         for endpoint in listeners.endpoints() {
             tracing::info!(address = %endpoint, color = settings.color, "listening");
         }
         let now = Instant::now();
-        let seed = u64::from(std::process::id()) << 16;
-        let place = |slot: SlotId| Place::new(Slot::Vacant { retry_at: now }, seed + u64::from(slot), now);
+        let place = |slot: SlotId| Place::new(slot, Slot::Vacant { retry_at: now }, now);
         let places = (0..settings.workers).map(place).collect();
         Ok(Supervisor {
             settings,
@@ -115,6 +130,10 @@ impl<'a> Supervisor<'a> {
             wishes: VecDeque::new(),
             to_fork: BTreeSet::new(),
             next_question: 0,
+            transfers: vec![],
+            rebalance: None,
+            // Both generations name lanes.
+            last_name: u64::from(std::process::id()) << 32,
             started: now,
             now,
             watch_from: now,
@@ -129,8 +148,8 @@ impl<'a> Supervisor<'a> {
         loop {
             self.now = Instant::now();
             self.pass_time();
-            if let Some((slot, channel)) = self.fork_workers() {
-                return Ending::Worker(slot, channel);
+            if let Some((birth, channel)) = self.fork_workers().or_else(|| self.fork_reliefs()) {
+                return Ending::Worker(birth, channel);
             }
             self.advance();
             self.arrange_lending();
@@ -157,7 +176,7 @@ impl<'a> Supervisor<'a> {
             self.next_second = self.now + SECOND;
             self.watch();
             for (slot, place) in self.places.iter_mut().enumerate() {
-                let messages = self.board.row(slot as SlotId).counter(COUNTER_MESSAGES).get();
+                let messages = self.board.slot(slot as SlotId).counter(COUNTER_MESSAGES);
                 place.rate.sample(self.now, messages);
             }
         }
@@ -166,19 +185,21 @@ impl<'a> Supervisor<'a> {
                 self.apply(slot, Event::Due);
             }
         }
+        self.look_at_reliefs();
         self.control.expire(self.now);
         self.finish_inquiries();
         self.notifier.alive(self.now);
     }
 
-    /// Forks what is due. In the child: which slot it is.
-    fn fork_workers(&mut self) -> Option<(SlotId, Channel)> {
+    /// Forks what is due. In the child: what it is.
+    fn fork_workers(&mut self) -> Option<(Birth, Channel)> {
         while let Some(slot) = self.to_fork.pop_first() {
-            let row = self.board.row(slot);
+            let row = self.row(slot);
             row.clear_gauges();
             row.started().set(baton_ipc::scoreboard::monotonic_ms());
-            match process::fork(self.now) {
-                Ok(Fork::Child(channel)) => return Some((slot, channel)),
+            let side = self.place(slot).side;
+            match process::fork(side, self.now) {
+                Ok(Fork::Child(channel)) => return Some((Birth { slot, side, accepting: self.accepting() }, channel)),
                 Ok(Fork::Parent(worker)) => {
                     let pid = worker.pid;
                     self.place_mut(slot).worker = Some(worker);
@@ -194,9 +215,11 @@ impl<'a> Supervisor<'a> {
     }
 
     /// In a forked worker: closes all that belongs to the supervisor or to other slots, by dropping it.
-    pub(crate) fn into_worker(self, slot: SlotId, channel: Channel) -> (&'a mut dyn Service, Inheritance) {
+    pub(crate) fn into_worker(self, birth: Birth, channel: Channel) -> (&'a mut dyn Service, Inheritance) {
+        let Birth { slot, side, accepting } = birth;
         let Supervisor { service, board, listeners, .. } = self;
-        let inheritance = Inheritance { slot, channel, listeners: listeners.into_slot(slot), accepting: true, scoreboard: board };
+        let inheritance =
+            Inheritance { slot, side, channel, listeners: listeners.into_slot(slot), accepting, scoreboard: board };
         (service, inheritance)
     }
 
@@ -213,6 +236,8 @@ impl<'a> Supervisor<'a> {
             match operation.advance(|slot| places[usize::from(slot)].view()) {
                 Move::Wait => return,
                 Move::Apply(event, slots) => slots.into_iter().for_each(|slot| self.apply(slot, event.clone())),
+                Move::Relieve(slots) => slots.into_iter().for_each(|slot| self.renew(slot)),
+                Move::Evacuate(slots) => self.evacuate(&slots),
                 Move::Say(message) => {
                     tracing::info!(operation = verb, "{message}");
                     self.reply(client, Reply::Step { message });
@@ -257,7 +282,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn is_over(&mut self) -> Option<Result<(), Error>> {
-        if self.places.iter().any(|place| place.worker.is_some()) {
+        if self.places.iter().any(|place| place.workers().next().is_some()) {
             return None;
         }
         if self.phase == Phase::Draining {
@@ -274,6 +299,11 @@ impl<'a> Supervisor<'a> {
         Some(Err(Error::AllFatal { cause }))
     }
 
+    /// Whether the workers of this generation are to accept.
+    pub(crate) fn accepting(&self) -> bool {
+        true
+    }
+
     /// The slots in service: those beyond were scaled away.
     pub(crate) fn active(&self) -> &[Place] {
         &self.places[..self.places.len().min(self.settings.workers.into())]
@@ -285,6 +315,11 @@ impl<'a> Supervisor<'a> {
 
     pub(crate) fn place_mut(&mut self, slot: SlotId) -> &mut Place {
         &mut self.places[usize::from(slot)]
+    }
+
+    /// The row of the worker that holds the slot.
+    pub(crate) fn row(&self, slot: SlotId) -> Row<'_> {
+        self.board.row(slot, self.place(slot).side)
     }
 
     pub(crate) fn terms(&self) -> Terms {

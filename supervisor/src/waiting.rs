@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::Error;
 use crate::control::ClientId;
 use crate::supervisor::{SECOND, Supervisor};
+use crate::transfer::Who;
 
 /// Whom a poll entry belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +19,8 @@ pub(crate) enum Source {
     Signals,
     Control,
     Client(ClientId),
-    Channel(SlotId),
-    Process(SlotId),
+    Channel(Who),
+    Process(Who),
 }
 
 impl Supervisor<'_> {
@@ -31,12 +32,13 @@ impl Supervisor<'_> {
         }
         entries.extend(self.control.interests().map(|(id, fd, flags)| (Source::Client(id), PollFd::new(fd, flags))));
         for (slot, place) in self.places.iter().enumerate() {
-            let Some(worker) = &place.worker else { continue };
-            if !worker.mute {
-                let fd = worker.channel.as_fd();
-                entries.push((Source::Channel(slot as SlotId), PollFd::new(fd, PollFlags::POLLIN)));
+            for worker in place.workers() {
+                let who = Who { slot: slot as SlotId, pid: worker.pid };
+                if !worker.mute {
+                    entries.push((Source::Channel(who), PollFd::new(worker.channel.as_fd(), PollFlags::POLLIN)));
+                }
+                entries.push((Source::Process(who), PollFd::new(worker.pidfd(), PollFlags::POLLIN)));
             }
-            entries.push((Source::Process(slot as SlotId), PollFd::new(worker.pidfd(), PollFlags::POLLIN)));
         }
         let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = entries.into_iter().unzip();
         let outcome = poll(&mut fds, self.patience());
@@ -68,7 +70,7 @@ impl Supervisor<'_> {
 
     /// Until the nearest deadline, rounded up: to wake too early would be to spin.
     fn patience(&self) -> PollTimeout {
-        let slots = self.places.iter().filter_map(|place| place.slot.deadline());
+        let slots = self.places.iter().flat_map(|place| place.slot.deadline().into_iter().chain(place.deadline()));
         let inquiries = self.inquiries.iter().map(|inquiry| inquiry.deadline);
         let single = [Some(self.next_second), self.control.deadline(), self.notifier.deadline()];
         let nearest = slots.chain(inquiries).chain(single.into_iter().flatten()).min();
@@ -90,11 +92,11 @@ impl Supervisor<'_> {
             },
             Source::Control => self.control.accept(self.now),
             Source::Client(id) => self.control.attend(id, events, self.now),
-            Source::Channel(slot) => self.listen(slot),
-            Source::Process(slot) => {
+            Source::Channel(who) => self.listen(who),
+            Source::Process(who) => {
                 // Its last words first.
-                self.listen(slot);
-                self.reap(slot);
+                self.listen(who);
+                self.reap(who);
             }
         }
     }

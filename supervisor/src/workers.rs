@@ -6,8 +6,10 @@ use baton_ipc::messages::{FromWorker, ToWorker};
 use baton_ipc::scoreboard::{Cause, State, StorePhase, monotonic_ms};
 use std::time::Duration;
 
+use crate::relief::Relief;
 use crate::slot::{Action, Event, Slot, step};
 use crate::supervisor::Supervisor;
+use crate::transfer::Who;
 use crate::watchdog::{Sample, judge};
 
 /// So many messages of one worker in a row, then the others get their turn.
@@ -28,7 +30,7 @@ impl Supervisor<'_> {
         };
         place.slot = next;
         let pid = after.1.map_or(0, |pid| pid.as_raw() as u32);
-        self.board.row(slot).set_state(after.0, pid);
+        self.row(slot).set_state(after.0, pid);
         for action in actions {
             self.perform(slot, action);
         }
@@ -58,7 +60,7 @@ impl Supervisor<'_> {
     }
 
     fn note_end(&mut self, slot: SlotId, kind: Cause, cause: String) {
-        self.board.row(slot).ended(kind);
+        self.row(slot).ended(kind);
         match kind {
             Cause::Requested => tracing::info!(slot, cause, "worker exited"),
             Cause::Exit | Cause::Signal | Cause::Hang | Cause::StartTimeout => {
@@ -93,37 +95,52 @@ impl Supervisor<'_> {
     }
 
     /// Takes what a worker has said.
-    pub(crate) fn listen(&mut self, slot: SlotId) {
+    pub(crate) fn listen(&mut self, who: Who) {
         for _ in 0..MAX_BURST {
-            let Some(worker) = self.place_mut(slot).worker.as_mut().filter(|worker| !worker.mute) else { return };
+            let place = self.place_mut(who.slot);
+            let Some(worker) = place.worker_mut(who.pid).filter(|worker| !worker.mute) else { return };
             match worker.channel.recv::<FromWorker>() {
-                Ok(Some((message, _))) => self.hear(slot, message),
+                Ok(Some((message, _))) => self.hear(who, message),
                 Ok(None) => return,
                 Err(ChannelError::Closed | ChannelError::Io(_)) => {
                     worker.mute = true;
                     // Most likely it is dead, and then its exit status says more.
-                    if !self.reap(slot) {
-                        self.apply(slot, Event::Lost);
+                    if !self.reap(who) && self.holds(who) {
+                        self.apply(who.slot, Event::Lost);
                     }
                     return;
                 }
-                Err(error) => tracing::warn!(slot, %error, "a worker said something that cannot be understood"),
+                Err(error) => {
+                    let slot = who.slot;
+                    tracing::warn!(slot, %error, "a worker said something that cannot be understood");
+                }
             }
         }
     }
 
-    fn hear(&mut self, slot: SlotId, message: FromWorker) {
+    /// Whether this is the worker that the slot is about, and not one that comes or leaves.
+    fn holds(&self, who: Who) -> bool {
+        self.place(who.slot).holder() == Some(who)
+    }
+
+    fn hear(&mut self, who: Who, message: FromWorker) {
+        let slot = who.slot;
         match message {
-            FromWorker::Ready => {
+            FromWorker::Ready if self.holds(who) => {
                 self.apply(slot, Event::Ready);
                 self.review_backplane();
             }
+            FromWorker::Ready => self.relief_is_ready(slot),
             FromWorker::Failed { cause } => {
                 tracing::warn!(slot, cause, "worker cannot start");
-                self.place_mut(slot).complaint = Some(cause);
+                if let Some(worker) = self.place_mut(slot).worker_mut(who.pid) {
+                    worker.complaint = Some(cause);
+                }
             }
             FromWorker::Backplane { degraded } => {
-                self.place_mut(slot).degraded = degraded;
+                if let Some(worker) = self.place_mut(slot).worker_mut(who.pid) {
+                    worker.degraded = degraded;
+                }
                 self.review_backplane();
             }
             FromWorker::Answer { id, answer } => {
@@ -132,6 +149,8 @@ impl Supervisor<'_> {
                 }
                 self.finish_inquiries();
             }
+            FromWorker::Given { id, handed, stayed } => self.heard_given(id, handed, stayed),
+            FromWorker::Taken { lane, pauses } => self.heard_taken(lane, &pauses),
             FromWorker::Drained(report) => {
                 tracing::info!(slot, closed = report.closed, cut = report.cut, "worker has drained");
             }
@@ -139,9 +158,9 @@ impl Supervisor<'_> {
     }
 
     /// Takes the exit status of a worker; false if it still runs.
-    pub(crate) fn reap(&mut self, slot: SlotId) -> bool {
-        let place = self.place_mut(slot);
-        let Some(worker) = &place.worker else { return true };
+    pub(crate) fn reap(&mut self, who: Who) -> bool {
+        let slot = who.slot;
+        let Some(worker) = self.place_mut(slot).worker_mut(who.pid) else { return true };
         let (cause, mut words) = match worker.reap() {
             Ok(Some(end)) => end,
             Ok(None) => return false,
@@ -150,37 +169,66 @@ impl Supervisor<'_> {
                 return false;
             }
         };
-        place.worker = None;
-        place.degraded = None;
-        if let Some(complaint) = place.complaint.take() {
+        if let Some(complaint) = worker.complaint.take() {
             words = format!("{words}: {complaint}");
         }
-        self.board.row(slot).clear_gauges();
-        self.inquiries.iter_mut().for_each(|inquiry| inquiry.forget(slot));
-        self.apply(slot, Event::Exited { cause, words });
+        let side = worker.side;
+        self.board.row(slot, side).clear_gauges();
+        let (held, now) = (self.holds(who), self.now);
+        let place = self.place_mut(slot);
+        if held {
+            place.worker = None;
+            self.inquiries.iter_mut().for_each(|inquiry| inquiry.forget(slot));
+            self.apply(slot, Event::Exited { cause, words });
+            self.relief_without_holder(slot);
+        } else if place.relief.as_ref().and_then(Relief::worker).is_some_and(|worker| worker.pid == who.pid) {
+            // Nobody is to be killed any more.
+            if let Some(Relief::Starting { .. } | Relief::Handing { .. }) = place.relief.take() {
+                place.relief = Some(Relief::Due { at: now });
+            }
+            self.board.row(slot, side).set_state(State::Stopped, 0);
+            self.board.row(slot, side).ended(cause);
+            self.relief_failed(slot, &words);
+        } else {
+            place.leaving.retain(|leaving| leaving.worker.pid != who.pid);
+            self.left(slot, side, &words);
+        }
+        self.transfers_without(who);
         self.review_backplane();
         true
     }
 
-    /// Sends a worker a message. One that is gone will be noticed otherwise.
+    /// Sends the worker that holds a slot a message. One that is gone will be noticed otherwise.
     pub(crate) fn tell(&mut self, slot: SlotId, message: &ToWorker) -> bool {
-        let Some(worker) = &self.place(slot).worker else { return false };
-        match worker.channel.send(message, &[]) {
+        self.place(slot).holder().is_some_and(|who| self.tell_one(who, message))
+    }
+
+    /// Sends a worker a message, whether it holds its slot, comes or leaves.
+    pub(crate) fn tell_one(&mut self, who: Who, message: &ToWorker) -> bool {
+        let mut workers = self.place(who.slot).workers();
+        let Some(worker) = workers.find(|worker| worker.pid == who.pid) else { return false };
+        let sent = worker.channel.send(message, &[]);
+        drop(workers);
+        match sent {
             Ok(()) => true,
             Err(error) => {
-                self.undelivered(slot, &error);
+                self.undelivered(who, &error);
                 false
             }
         }
     }
 
     /// A message could not be sent.
-    pub(crate) fn undelivered(&mut self, slot: SlotId, error: &ChannelError) {
+    pub(crate) fn undelivered(&mut self, who: Who, error: &ChannelError) {
+        let slot = who.slot;
         match error {
             ChannelError::Closed => {}
             ChannelError::Full => {
                 tracing::warn!(slot, "a worker does not read its channel");
-                self.apply(slot, Event::Hung);
+                // Those that come or leave have deadlines.
+                if self.holds(who) {
+                    self.apply(slot, Event::Hung);
+                }
             }
             ChannelError::TooLarge(_) | ChannelError::Io(_) | ChannelError::Malformed(_) => {
                 tracing::error!(slot, %error, "cannot send to a worker");
@@ -197,7 +245,7 @@ impl Supervisor<'_> {
         let mut samples = Vec::new();
         for (slot, place) in self.places.iter().enumerate() {
             let Some(worker) = &place.worker else { continue };
-            let row = self.board.row(slot as SlotId);
+            let row = self.board.row(slot as SlotId, place.side);
             let (phase, since_ms) = row.store_phase();
             let age = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
             let silent = match place.slot {

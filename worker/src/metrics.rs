@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use baton_ipc::scoreboard::{COUNTER_MESSAGES, COUNTERS, GAUGE_CONNECTIONS, GAUGES, Row};
-use baton_ipc::{Scoreboard, Slot};
+use baton_ipc::{Scoreboard, Side, Slot};
 
 use serde::{Deserialize, Serialize};
 
@@ -241,15 +241,16 @@ const _: () = assert!(Gauge::LABELS.len() <= GAUGES && Gauge::Connections as usi
 pub(crate) struct Metrics {
     board: Rc<Scoreboard>,
     slot: Slot,
+    side: Side,
 }
 
 impl Metrics {
-    pub(crate) fn new(board: Rc<Scoreboard>, slot: Slot) -> Metrics {
-        Metrics { board, slot }
+    pub(crate) fn new(board: Rc<Scoreboard>, slot: Slot, side: Side) -> Metrics {
+        Metrics { board, slot, side }
     }
 
     pub(crate) fn row(&self) -> Row<'_> {
-        self.board.row(self.slot)
+        self.board.row(self.slot, self.side)
     }
 
     pub(crate) fn board(&self) -> &Rc<Scoreboard> {
@@ -275,7 +276,7 @@ impl Metrics {
         self.row().counter(CLOSES.first + by as usize).add(1);
     }
 
-    /// WebSockets closed so far because a worker drained.
+    /// WebSockets closed so far on this side of the slot because a worker drained.
     pub(crate) fn drained(&self) -> u64 {
         self.row().counter(CLOSES.first + Closes::Drained as usize).get()
     }
@@ -295,8 +296,9 @@ impl Metrics {
         self.row().counter(SINGLE.first + single as usize).add(n);
     }
 
+    /// What the slot has counted so far, also before this worker.
     pub(crate) fn single(&self, single: Single) -> u64 {
-        self.row().counter(SINGLE.first + single as usize).get()
+        self.board.slot(self.slot).counter(SINGLE.first + single as usize)
     }
 
     pub(crate) fn gauge(&self, gauge: Gauge, value: u64) {

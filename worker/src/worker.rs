@@ -123,11 +123,11 @@ fn fail(channel: &Channel, cause: String) -> i32 {
 }
 
 async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hooks: Hooks, begun: Instant) -> i32 {
-    let Inheritance { slot, channel, listeners, accepting, scoreboard } = inheritance;
-    let metrics = Metrics::new(scoreboard.clone(), slot);
+    let Inheritance { slot, side, channel, listeners, accepting, scoreboard } = inheritance;
+    let metrics = Metrics::new(scoreboard.clone(), slot, side);
     let options = Options::of(&settings);
     let started = (|| -> Result<(Rc<Shared<A>>, Option<Driver>), String> {
-        let host = Embedded::open(options, scoreboard, slot).map_err(|error| error.to_string())?;
+        let host = Embedded::open(options, scoreboard, slot, side).map_err(|error| error.to_string())?;
         let max_descriptors = accept::max_descriptors().map_err(|error| format!("getrlimit: {error}"))?;
         let handshakes = Handshakes::new(settings.limits.max_handshakes);
         let supervisor = channel.try_clone().map_err(|error| format!("fcntl: {error}"))?;

@@ -49,13 +49,15 @@ pub enum Command {
         /// Which.
         slots: Slots,
     },
-    /// Drain slots and start fresh workers, one after another.
+    /// Start fresh workers that take over from those that serve, one after another.
     Restart {
         /// Which.
         slots: Slots,
     },
-    /// Read the configuration anew and restart all workers, one after another.
+    /// Read the configuration anew and have all workers relieved by fresh ones, one after another.
     Reload,
+    /// Hand connections from workers that have more to those that have fewer.
+    Rebalance,
     /// Have this many slots.
     Scale {
         /// 1 to [`crate::scoreboard::MAX_SLOTS`].
@@ -117,6 +119,7 @@ impl Command {
             Command::Stop { .. } => "stop",
             Command::Restart { .. } => "restart",
             Command::Reload => "reload",
+            Command::Rebalance => "rebalance",
             Command::Scale { .. } => "scale",
             Command::Tail { .. } => "tail",
             Command::Signal { .. } => "signal",

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Channel;
-use crate::scoreboard::{Scoreboard, Slot};
+use crate::scoreboard::{Scoreboard, Side, Slot};
 
 /// An address baton listens on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ impl Listener {
 pub struct Inheritance {
     /// The worker's place.
     pub slot: Slot,
+    /// Which of the slot's rows and log rings it writes: whoever it relieves still writes the other.
+    pub side: Side,
     /// The line to the supervisor. End of file on it means that the supervisor is gone.
     pub channel: Channel,
     /// The sockets of this slot, one per listen address.

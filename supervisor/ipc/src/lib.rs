@@ -21,4 +21,4 @@ pub mod scoreboard;
 
 pub use channel::{Channel, ChannelError};
 pub use inheritance::{Endpoint, Inheritance, Listener};
-pub use scoreboard::{MAX_SLOTS, Scoreboard, Slot};
+pub use scoreboard::{MAX_SLOTS, Scoreboard, Side, Slot};

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// Bytes of log kept per process.
+/// Bytes of log kept per side of a slot, and of the supervisor.
 pub const RING_BYTES: usize = 64 * 1024;
 
 /// What [`LogRing::read`] found.

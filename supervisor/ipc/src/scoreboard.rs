@@ -1,8 +1,10 @@
-//! The scoreboard: shared memory with one row of integers per slot, made before the first fork.
+//! The scoreboard: shared memory with two rows of integers per slot, made before the first fork.
 //!
-//! A row belongs to a slot, not to a process: its counters go on when the worker in it is replaced. Every word has one
-//! writer (the supervisor, or the worker that holds the slot) and any number of readers, so that an addition is a load
-//! and a store, both relaxed. What the counters mean is the worker's affair: here they are numbers.
+//! Every word has one writer (a supervisor, or the worker that holds the row) and any number of readers, so that an
+//! addition is a load and a store, both relaxed. That is why a slot has two [sides](Side), each with a row and a log
+//! ring: for a moment a worker and the one that relieves it are both in the slot. A row belongs to a side of a slot, not
+//! to a process: its counters go on when another worker takes it. What the counters mean is the worker's affair: here
+//! they are numbers.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -13,6 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::logring::{LogRing, RING_BYTES};
 use crate::mapping::Mapping;
+
+mod view;
+
+pub use view::SlotView;
 
 /// A worker's place, from 0.
 pub type Slot = u16;
@@ -32,14 +38,16 @@ pub const GAUGE_CONNECTIONS: usize = 0;
 /// The counter that holds the number of messages received; the supervisor shows it.
 pub const COUNTER_MESSAGES: usize = 0;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"batonsb\x01");
+// The last byte counts the layouts.
+const MAGIC: u64 = u64::from_le_bytes(*b"batonsb\x02");
 const LINE: usize = 64;
 const HEADER_BYTES: usize = 4096;
 const SLOT_WORDS: usize = 32;
 const ROW_BYTES: usize = ((SLOT_WORDS + GAUGES + COUNTERS) * 8).next_multiple_of(LINE);
-const ROWS: usize = MAX_SLOTS as usize;
-// The ring after the last slot's is the supervisor's own.
-const RINGS: usize = ROWS + 1;
+const ROWS: usize = MAX_SLOTS as usize * Side::ALL.len();
+// The place after the last slot's is the supervisor's own: it has rings, and no row.
+const PLACES: usize = MAX_SLOTS as usize + 1;
+const RINGS: usize = PLACES * Side::ALL.len();
 const RINGS_AT: usize = (HEADER_BYTES + ROWS * ROW_BYTES).next_multiple_of(4096);
 const TOTAL: usize = RINGS_AT + RINGS * RING_BYTES;
 
@@ -50,6 +58,33 @@ const H_SLOTS: usize = 2;
 const H_STARTED: usize = 3;
 const H_ID: usize = 4;
 const H_RINGS: usize = 64;
+const H_CURRENT: usize = H_RINGS + RINGS;
+
+const _: () = assert!((H_CURRENT + PLACES) * 8 <= HEADER_BYTES);
+
+/// One of the two places in a slot. Two processes that are in it at the same time are on different sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u64)]
+pub enum Side {
+    /// The one that is taken first.
+    A = 0,
+    /// The one that its relief takes.
+    B = 1,
+}
+
+impl Side {
+    /// Both, in the order of the numbers.
+    pub const ALL: [Side; 2] = [Side::A, Side::B];
+
+    /// Where the relief goes.
+    pub fn other(self) -> Side {
+        match self {
+            Side::A => Side::B,
+            Side::B => Side::A,
+        }
+    }
+}
 
 /// A place in the life cycle of a slot, as the scoreboard and `status` show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -151,7 +186,7 @@ impl Word {
     }
 }
 
-/// One slot's row.
+/// One side's row of a slot: what one process writes, and what its supervisor writes about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     words: &'a [Word],
@@ -168,7 +203,7 @@ const STORE_PHASE: usize = 17;
 const STORE_SINCE: usize = 18;
 
 impl<'a> Row<'a> {
-    /// The slot's state. Written by the supervisor.
+    /// The state on this side of the slot. Written by the supervisor.
     pub fn state(&self) -> State {
         let word = self.words[STATE].get();
         State::ALL.into_iter().find(|state| *state as u64 == word).unwrap_or(State::Stopped)
@@ -190,7 +225,7 @@ impl<'a> Row<'a> {
         &self.words[STARTED]
     }
 
-    /// How many workers of this slot ended for this cause. Written by the supervisor.
+    /// How many workers on this side ended for this cause. Written by the supervisor.
     pub fn restarts(&self, cause: Cause) -> &'a Word {
         &self.words[RESTARTS + cause as usize]
     }
@@ -246,7 +281,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The shared memory of a generation.
+/// The shared memory of a generation. The next one takes it over, so that no counter begins anew.
 #[derive(Debug)]
 pub struct Scoreboard {
     mapping: Mapping,
@@ -267,9 +302,15 @@ impl Scoreboard {
 
     /// Maps one that another process made. Another layout is refused.
     pub fn adopt(memfd: OwnedFd) -> io::Result<Scoreboard> {
-        let board = Scoreboard { mapping: Mapping::of(memfd, TOTAL)? };
+        let other_layout =
+            |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("a scoreboard of another layout: {what}"));
+        let mapping = Mapping::of(memfd, TOTAL).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => other_layout(&error.to_string()),
+            _ => error,
+        })?;
+        let board = Scoreboard { mapping };
         if board.header(H_MAGIC).get() != MAGIC || board.header(H_TOTAL).get() != TOTAL as u64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a scoreboard of another layout"));
+            return Err(other_layout("its first words differ"));
         }
         Ok(board)
     }
@@ -300,23 +341,45 @@ impl Scoreboard {
         self.header(H_ID).get()
     }
 
-    /// The row of a slot.
+    /// The row of one side of a slot, for who writes it. Readers want [`Scoreboard::slot`].
     ///
     /// # Panics
     /// If `slot` is not below [`MAX_SLOTS`].
-    pub fn row(&self, slot: Slot) -> Row<'_> {
+    pub fn row(&self, slot: Slot, side: Side) -> Row<'_> {
         assert!(slot < MAX_SLOTS, "slot {slot} is outside the scoreboard");
-        Row { words: self.words(HEADER_BYTES + usize::from(slot) * ROW_BYTES, ROW_BYTES / 8) }
+        let index = usize::from(slot) * Side::ALL.len() + side as usize;
+        Row { words: self.words(HEADER_BYTES + index * ROW_BYTES, ROW_BYTES / 8) }
     }
 
-    /// All rows in use.
-    pub fn rows(&self) -> impl Iterator<Item = (Slot, Row<'_>)> {
-        (0..self.slots()).map(|slot| (slot, self.row(slot)))
+    /// A slot for its readers, both sides of it.
+    ///
+    /// # Panics
+    /// If `slot` is not below [`MAX_SLOTS`].
+    pub fn slot(&self, slot: Slot) -> SlotView<'_> {
+        SlotView::new(Side::ALL.map(|side| self.row(slot, side)), self.current(Some(slot)))
     }
 
-    /// The log ring of a slot's workers, or of the supervisor.
-    pub fn ring(&self, slot: Option<Slot>) -> LogRing<'_> {
-        let index = slot.map_or(ROWS, |slot| usize::from(slot.min(MAX_SLOTS - 1)));
+    /// All slots in use, for their readers.
+    pub fn views(&self) -> impl Iterator<Item = (Slot, SlotView<'_>)> {
+        (0..self.slots()).map(|slot| (slot, self.slot(slot)))
+    }
+
+    /// The side that stands for the slot, or for the supervisor (`None`): at first A.
+    pub fn current(&self, slot: Option<Slot>) -> Side {
+        match self.header(H_CURRENT + place(slot)).get() {
+            0 => Side::A,
+            _ => Side::B,
+        }
+    }
+
+    /// Changes which side stands for the slot, or for the supervisor. Only the supervisor that owns the slot may.
+    pub fn set_current(&self, slot: Option<Slot>, side: Side) {
+        self.header(H_CURRENT + place(slot)).set(side as u64);
+    }
+
+    /// The log ring of a worker on this side of the slot, or of a supervisor.
+    pub fn ring(&self, slot: Option<Slot>, side: Side) -> LogRing<'_> {
+        let index = place(slot) * Side::ALL.len() + side as usize;
         let written = &self.mapping.words((H_RINGS + index) * 8, 1)[0];
         LogRing::new(written, self.mapping.bytes(RINGS_AT + index * RING_BYTES, RING_BYTES))
     }
@@ -331,6 +394,11 @@ impl Scoreboard {
         // SAFETY: Word is a transparent AtomicU64.
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
     }
+}
+
+/// The index of a slot's place, or of the supervisor's.
+fn place(slot: Option<Slot>) -> usize {
+    slot.map_or(MAX_SLOTS, |slot| slot.min(MAX_SLOTS - 1)).into()
 }
 
 /// Milliseconds of `CLOCK_MONOTONIC`, which all processes of a machine share.
@@ -352,16 +420,18 @@ mod tests {
     fn two_mappings_of_one_memfd_see_the_same_numbers() {
         let ours = Scoreboard::create(4).unwrap();
         let theirs = Scoreboard::adopt(ours.memfd().try_clone_to_owned().unwrap()).unwrap();
-        theirs.row(3).counter(COUNTER_MESSAGES).add(41);
-        ours.row(3).counter(COUNTER_MESSAGES).add(1);
-        ours.row(3).set_state(State::Serving, 77);
-        ours.row(3).ended(Cause::Hang);
-        assert_eq!(theirs.row(3).counter(COUNTER_MESSAGES).get(), 42);
-        assert_eq!((theirs.row(3).state(), theirs.row(3).pid()), (State::Serving, Some(77)));
-        assert_eq!(theirs.row(3).last_cause(), Some(Cause::Hang));
-        assert_eq!((theirs.slots(), theirs.rows().count()), (4, 4));
-        theirs.ring(None).write(b"a line\n");
-        assert_eq!(ours.ring(None).read(None).text, "a line\n");
+        theirs.row(3, Side::B).counter(COUNTER_MESSAGES).add(41);
+        ours.row(3, Side::B).counter(COUNTER_MESSAGES).add(1);
+        ours.row(3, Side::B).set_state(State::Serving, 77);
+        ours.row(3, Side::B).ended(Cause::Hang);
+        ours.set_current(Some(3), Side::B);
+        let row = theirs.row(3, Side::B);
+        assert_eq!(row.counter(COUNTER_MESSAGES).get(), 42);
+        assert_eq!((row.state(), row.pid()), (State::Serving, Some(77)));
+        assert_eq!(row.last_cause(), Some(Cause::Hang));
+        assert_eq!((theirs.slots(), theirs.views().count(), theirs.current(Some(3))), (4, 4, Side::B));
+        theirs.ring(None, Side::B).write(b"a line\n");
+        assert_eq!(ours.ring(None, Side::B).read(None).text, "a line\n");
     }
 
     #[test]
@@ -377,32 +447,67 @@ mod tests {
     #[test]
     fn gauges_end_with_the_worker_and_counters_go_on() {
         let board = Scoreboard::create(1).unwrap();
-        let row = board.row(0);
-        row.gauge(GAUGE_CONNECTIONS).add(5);
-        row.counter(COUNTERS - 1).add(9);
-        row.tick().set(1);
-        row.set_store_phase(StorePhase::Holding, 12);
+        let (row, relief) = (board.row(0, Side::A), board.row(0, Side::B));
+        for row in [row, relief] {
+            row.gauge(GAUGE_CONNECTIONS).add(5);
+            row.counter(COUNTERS - 1).add(9);
+            row.tick().set(1);
+            row.set_store_phase(StorePhase::Holding, 12);
+        }
         row.clear_gauges();
         assert_eq!((row.gauge(GAUGE_CONNECTIONS).get(), row.counter(COUNTERS - 1).get()), (0, 9));
         assert_eq!((row.tick().get(), row.store_phase()), (0, (StorePhase::Idle, 0)));
+        assert_eq!((relief.gauge(GAUGE_CONNECTIONS).get(), relief.tick().get()), (5, 1));
     }
 
     #[test]
-    fn a_foreign_memfd_is_refused() {
+    fn another_layout_is_refused_and_called_so() {
+        let refusal = |mapping: &Mapping| {
+            let refused = Scoreboard::adopt(mapping.memfd().try_clone_to_owned().unwrap()).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+            refused.to_string()
+        };
         let foreign = Mapping::create("foreign", TOTAL).unwrap();
-        assert!(Scoreboard::adopt(foreign.memfd().try_clone_to_owned().unwrap()).is_err());
-        let short = Mapping::create("short", 4096).unwrap();
-        assert!(Scoreboard::adopt(short.memfd().try_clone_to_owned().unwrap()).is_err());
+        assert_eq!(refusal(&foreign), "a scoreboard of another layout: its first words differ");
+        let older = Scoreboard::create(1).unwrap();
+        older.header(H_MAGIC).set(u64::from_le_bytes(*b"batonsb\x01"));
+        assert_eq!(refusal(&older.mapping), "a scoreboard of another layout: its first words differ");
+        let short = refusal(&Mapping::create("short", 4096).unwrap());
+        assert!(short.starts_with("a scoreboard of another layout: shared memory of 4096 bytes"), "{short}");
     }
 
     #[test]
-    fn rows_and_rings_do_not_overlap() {
+    fn every_row_ring_and_current_side_has_its_own_memory() {
         let board = Scoreboard::create(MAX_SLOTS).unwrap();
-        board.row(MAX_SLOTS - 1).counter(COUNTERS - 1).set(u64::MAX);
-        board.ring(Some(0)).write(&[b'x'; RING_BYTES]);
-        board.ring(Some(1)).write(b"second\n");
-        assert_eq!(board.row(MAX_SLOTS - 1).counter(COUNTERS - 1).get(), u64::MAX);
-        assert_eq!(board.ring(Some(1)).read(None).text, "second\n");
+        let slots = || (0..MAX_SLOTS).flat_map(|slot| Side::ALL.map(|side| (slot, side)));
+        let places = || (0..MAX_SLOTS).map(Some).chain([None]).flat_map(|slot| Side::ALL.map(|side| (slot, side)));
+        for ((slot, side), n) in slots().zip(1..) {
+            let row = board.row(slot, side);
+            assert!(row.words.as_ptr().addr().is_multiple_of(LINE));
+            row.words.iter().for_each(|word| word.set(n));
+        }
+        let lines = |slot, side| format!("{:>31}\n", format!("{slot:?} {side:?}")).repeat(RING_BYTES / 32);
+        places().for_each(|(slot, side)| board.ring(slot, side).write(lines(slot, side).as_bytes()));
+        for (slot, side) in places().filter(|(_, side)| *side == Side::B) {
+            board.set_current(slot, side);
+        }
+        for ((slot, side), n) in slots().zip(1..) {
+            assert!(board.row(slot, side).words.iter().all(|word| word.get() == n), "{slot} {side:?}");
+        }
+        for (slot, side) in places() {
+            assert!(board.ring(slot, side).read(None).text == lines(slot, side), "{slot:?} {side:?}");
+        }
         assert_eq!(board.slots(), MAX_SLOTS);
+        assert_eq!(board.header(H_MAGIC).get(), MAGIC);
+    }
+
+    #[test]
+    fn each_place_has_a_current_side_of_its_own_and_begins_with_a() {
+        let board = Scoreboard::create(2).unwrap();
+        board.set_current(Some(1), Side::B);
+        assert_eq!([Some(0), Some(1), None].map(|slot| board.current(slot)), [Side::A, Side::B, Side::A]);
+        board.set_current(None, Side::A.other());
+        board.set_current(Some(1), Side::B.other());
+        assert_eq!([Some(0), Some(1), None].map(|slot| board.current(slot)), [Side::A, Side::A, Side::B]);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use baton_ipc::control::{BackplaneRow, ConnectionRow, Link, Relayed};
 use baton_ipc::messages::{Answer, DrainReport, FromWorker, Question, ToWorker};
 use baton_ipc::scoreboard::monotonic_ms;
-use baton_ipc::{ChannelError, Endpoint, Inheritance, Scoreboard, Slot};
+use baton_ipc::{ChannelError, Endpoint, Inheritance, Scoreboard, Side, Slot};
 use baton_supervisor::{Service, Settings};
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -53,7 +53,7 @@ pub(crate) fn serve(arguments: &[String]) -> i32 {
 
 impl Service for Stub {
     fn work(&mut self, inheritance: Inheritance) -> i32 {
-        let Inheritance { slot, channel, listeners, scoreboard } = inheritance;
+        let Inheritance { slot, side, channel, listeners, scoreboard } = inheritance;
         if self.0.runtime_dir.join(FORBIDDEN).exists() {
             channel.send(&FromWorker::Failed { cause: "told to fail".into() }, &[]).unwrap();
             return 3;
@@ -72,7 +72,7 @@ impl Service for Stub {
         channel.send(&FromWorker::Ready, &[]).unwrap();
         let deaf = std::env::var_os("DEAF").is_some();
         loop {
-            scoreboard.row(slot).tick().set(monotonic_ms());
+            scoreboard.row(slot, side).tick().set(monotonic_ms());
             tell();
             for (_, listener) in &listeners {
                 while let Ok((mut stream, _)) = listener.accept() {
@@ -110,7 +110,7 @@ impl Service for Stub {
 
     fn reopen_logs(&mut self) {}
 
-    fn scoreboard(&mut self, _: Rc<Scoreboard>) {}
+    fn scoreboard(&mut self, _: Rc<Scoreboard>, _: Side) {}
 }
 
 fn answer(slot: Slot, question: Question) -> Answer {

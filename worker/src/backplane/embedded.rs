@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use baton_ipc::scoreboard::{StorePhase, monotonic_ms};
-use baton_ipc::{Scoreboard, Slot};
+use baton_ipc::{Scoreboard, Side, Slot};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
 
@@ -84,13 +84,19 @@ pub(crate) struct Embedded {
     map_size: u64,
     board: Rc<Scoreboard>,
     slot: Slot,
+    side: Side,
     // Last: the others see us leave only after the environment is closed.
     membership: Membership,
 }
 
 impl Embedded {
     /// Opens the store in this process; nothing of it may have been opened before the fork.
-    pub(crate) fn open(options: Options, board: Rc<Scoreboard>, slot: Slot) -> Result<Embedded, BackplaneError> {
+    pub(crate) fn open(
+        options: Options,
+        board: Rc<Scoreboard>,
+        slot: Slot,
+        side: Side,
+    ) -> Result<Embedded, BackplaneError> {
         let dir = &options.state_dir;
         let io = |what: &str, source| BackplaneError::Io { what: format!("{what} in {}", dir.display()), source };
         // LMDB would make a new one, and count from nothing beside those who still use the old one.
@@ -143,6 +149,7 @@ impl Embedded {
             map_size,
             board,
             slot,
+            side,
             membership,
         };
         embedded.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.join(txn))?;
@@ -256,7 +263,7 @@ impl Embedded {
         bytes: usize,
         act: impl FnOnce(&mut RwTxn<'_>, &mut Tables<'_>) -> Result<T, BackplaneError>,
     ) -> Result<T, BackplaneError> {
-        let row = self.board.row(self.slot);
+        let row = self.board.row(self.slot, self.side);
         let pages = PAGES_PER_COMMIT + PAGES_PER_CHANGE * changes as u64 + (bytes as u64).div_ceil(PAGE);
         row.set_store_phase(StorePhase::Waiting, monotonic_ms());
         let outcome = (|| {

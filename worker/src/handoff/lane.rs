@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use baton_ipc::Channel;
 use baton_ipc::channel::ChannelError;
 use baton_ipc::messages::{FromWorker, Share};
 use baton_ipc::receipt::Pauses;
 use baton_ipc::scoreboard::monotonic_us;
-use baton_ipc::Channel;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 

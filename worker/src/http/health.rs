@@ -1,6 +1,6 @@
 //! `/healthz`: the process runs. `/readyz`: it serves.
 
-use baton_ipc::scoreboard::State;
+use baton_ipc::scoreboard::{Row, State};
 use hyper::StatusCode;
 use serde_json::json;
 
@@ -17,13 +17,14 @@ pub(super) fn alive() -> Response {
 /// 200, or 503 with the reasons. Any worker answers for the generation: one that drains has neighbours that serve.
 pub(super) fn ready<A: App>(shared: &Shared<A>) -> Response {
     let hub = shared.hub.borrow();
-    let serving = || hub.metrics.board().rows().map(|(_, row)| row).filter(|row| row.state() == State::Serving);
-    let sum = |gauge: Gauge| serving().map(|row| row.gauge(gauge as usize).get()).sum::<u64>();
+    let serving =
+        || hub.metrics.board().views().map(|(_, slot)| slot).filter(|slot| slot.current().state() == State::Serving);
+    let sum = |gauge: Gauge| serving().map(|slot| slot.gauge(gauge as usize)).sum::<u64>();
     let mut reasons = Vec::new();
     if serving().next().is_none() {
         reasons.push(if hub.draining { "draining" } else { "no_worker_serves" });
     } else {
-        if serving().any(|row| row.gauge(Gauge::StoreOk as usize).get() == 0) {
+        if serving().any(|slot| slot.current().gauge(Gauge::StoreOk as usize).get() == 0) {
             reasons.push("store_failing");
         }
         if sum(Gauge::Connections) >= sum(Gauge::Limit) {
@@ -31,7 +32,8 @@ pub(super) fn ready<A: App>(shared: &Shared<A>) -> Response {
         }
     }
     // Clients are served all the same: no reason to take the service out of a rotation.
-    let away = serving().filter_map(|row| Reason::from_code(row.gauge(Gauge::DegradedWhy as usize).get()));
+    let why = |row: Row<'_>| Reason::from_code(row.gauge(Gauge::DegradedWhy as usize).get());
+    let away = serving().filter_map(|slot| why(slot.current()));
     let mut degraded: Vec<String> = away.map(|reason| format!("redis: {}", reason.label())).collect();
     degraded.sort();
     degraded.dedup();

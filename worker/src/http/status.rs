@@ -20,19 +20,20 @@ pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
     let seconds_since = |ms: u64| if ms == 0 { 0.0 } else { now.saturating_sub(ms) as f64 / 1000.0 };
     let (mut connections, mut messages) = (0, 0);
     let workers: Vec<_> = board
-        .rows()
-        .map(|(slot, row)| {
-            connections += row.gauge(GAUGE_CONNECTIONS).get();
-            messages += row.counter(COUNTER_MESSAGES).get();
+        .views()
+        .map(|(slot, view)| {
+            let row = view.current();
+            connections += view.gauge(GAUGE_CONNECTIONS);
+            messages += view.counter(COUNTER_MESSAGES);
             let ended = |cause: &Cause| *cause != Cause::Requested;
             json!({
                 "slot": slot,
                 "state": row.state(),
                 "pid": row.pid(),
                 "uptime_seconds": if row.pid().is_some() { seconds_since(row.started().get()) } else { 0.0 },
-                "connections": row.gauge(GAUGE_CONNECTIONS).get(),
-                "messages": row.counter(COUNTER_MESSAGES).get(),
-                "restarts": Cause::ALL.iter().filter(|c| ended(c)).map(|c| row.restarts(*c).get()).sum::<u64>(),
+                "connections": view.gauge(GAUGE_CONNECTIONS),
+                "messages": view.counter(COUNTER_MESSAGES),
+                "restarts": Cause::ALL.iter().filter(|c| ended(c)).map(|c| view.restarts(*c)).sum::<u64>(),
                 "last_cause": row.last_cause(),
             })
         })
@@ -52,9 +53,9 @@ pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
     answer(StatusCode::OK, &value)
 }
 
-/// The backplane of the generation, as its workers see it.
+/// The backplane of the generation, as those who stand for its slots see it.
 fn backplane(board: &Scoreboard, embedded: bool) -> Value {
-    let serving = || board.rows().map(|(_, row)| row).filter(|row| row.state() == State::Serving);
+    let serving = || board.views().map(|(_, slot)| slot.current()).filter(|row| row.state() == State::Serving);
     let gauge = |row: &Row<'_>, gauge: Gauge| row.gauge(gauge as usize).get();
     let store_ok = serving().all(|row| gauge(&row, Gauge::StoreOk) == 1);
     if embedded {
@@ -70,4 +71,28 @@ fn backplane(board: &Scoreboard, embedded: bool) -> Value {
         "reason": reason.map(Reason::label),
         "pending": serving().map(|row| gauge(&row, Gauge::Pending)).max().unwrap_or(0),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_ipc::Side;
+
+    use super::*;
+
+    #[test]
+    fn the_backplane_is_as_the_current_side_sees_it() {
+        let board = Scoreboard::create(1).unwrap();
+        for (side, store_ok, why) in [(Side::A, 1, None), (Side::B, 0, Some(Reason::Timeout))] {
+            let row = board.row(0, side);
+            row.set_state(State::Serving, 1);
+            row.gauge(Gauge::StoreOk as usize).set(store_ok);
+            row.gauge(Gauge::Degraded as usize).set(why.is_some().into());
+            row.gauge(Gauge::DegradedWhy as usize).set(why.map_or(0, Reason::code));
+        }
+        let well = backplane(&board, false);
+        assert_eq!((&well["ok"], &well["reason"]), (&json!(true), &json!(null)));
+        board.set_current(Some(0), Side::B);
+        let away = backplane(&board, false);
+        assert_eq!((&away["ok"], &away["reason"]), (&json!(false), &json!("timeout")));
+    }
 }

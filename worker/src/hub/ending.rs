@@ -108,14 +108,22 @@ impl<A: App> Hub<A> {
         let deadlines = std::mem::take(&mut self.deadlines);
         for (deadline, key, id) in deadlines {
             let Some(connection) = self.connections.get(key).filter(|connection| connection.id == id) else { continue };
-            if deadline <= now_ms && connection.hold != Hold::Offered { self.remove(key) } else { self.deadlines.push((deadline, key, id)) }
+            if deadline <= now_ms && connection.hold != Hold::Offered {
+                self.remove(key)
+            } else {
+                self.deadlines.push((deadline, key, id))
+            }
         }
         let patience = self.settings.limits.write_timeout.as_millis() as u64;
         let waiting = std::mem::take(&mut self.waiting);
         for (key, id) in waiting {
             let Some(connection) = self.connections.get(key).filter(|connection| connection.id == id) else { continue };
             let Some(output) = &connection.output else { continue };
-            if output.since_ms + patience <= now_ms && connection.hold != Hold::Offered { self.fail_slow(key) } else { self.waiting.push((key, id)) }
+            if output.since_ms + patience <= now_ms && connection.hold != Hold::Offered {
+                self.fail_slow(key)
+            } else {
+                self.waiting.push((key, id))
+            }
         }
         self.finish_quietly();
     }
@@ -228,7 +236,8 @@ impl<A: App> Hub<A> {
 
     /// Keys of the open connections that `choose` chooses.
     pub(crate) fn open_connections(&self, choose: impl Fn(&Connection<A::State>) -> bool) -> Vec<usize> {
-        let here = |connection: &Connection<A::State>| connection.phase == Phase::Open && connection.hold != Hold::Offered;
+        let here =
+            |connection: &Connection<A::State>| connection.phase == Phase::Open && connection.hold != Hold::Offered;
         let open = self.connections.iter().filter(|(_, connection)| here(connection));
         open.filter(|(_, connection)| choose(connection)).map(|(key, _)| key).collect()
     }

@@ -24,7 +24,7 @@ pub(crate) fn encode(board: &Scoreboard, color: &str, version: &str) -> (String,
 /// Of these the generation has what its worst worker has; the others add up.
 const WORST: [Gauge; 3] = [Gauge::HeartbeatLag, Gauge::Startup, Gauge::Pending];
 
-/// All rows added up, at one moment.
+/// All slots added up, at one moment.
 #[derive(Debug)]
 struct Snapshot {
     color: String,
@@ -45,18 +45,21 @@ impl Snapshot {
             states: [0; State::ALL.len()],
             restarts: [0; Cause::ALL.len()],
         };
-        for (_, row) in board.rows() {
+        for (_, slot) in board.views() {
             for (index, sum) in snapshot.counters.iter_mut().enumerate() {
-                *sum = sum.wrapping_add(row.counter(index).get());
+                *sum = sum.wrapping_add(slot.counter(index));
             }
             for (index, value) in snapshot.gauges.iter_mut().enumerate() {
-                let ours = row.gauge(index).get();
                 let worst = WORST.iter().any(|gauge| *gauge as usize == index);
-                *value = if worst { ours.max(*value) } else { *value + ours };
+                *value = if worst {
+                    slot.rows().iter().fold(*value, |worst, row| worst.max(row.gauge(index).get()))
+                } else {
+                    value.wrapping_add(slot.gauge(index))
+                };
             }
-            snapshot.states[row.state() as usize] += 1;
+            snapshot.states[slot.current().state() as usize] += 1;
             for cause in Cause::ALL {
-                snapshot.restarts[cause as usize] += row.restarts(cause).get();
+                snapshot.restarts[cause as usize] += slot.restarts(cause);
             }
         }
         snapshot
@@ -125,16 +128,18 @@ mod tests {
     use std::rc::Rc;
     use std::time::Duration;
 
+    use baton_ipc::Side;
+
     use super::super::{Errors, Messages, Metrics, Single};
     use super::*;
 
     #[test]
     fn the_required_names_are_there_and_rows_add_up() {
         let board = Rc::new(Scoreboard::create(2).unwrap());
-        board.row(0).set_state(State::Serving, 1);
-        board.row(1).ended(Cause::Hang);
+        board.row(0, Side::A).set_state(State::Serving, 1);
+        board.row(1, Side::A).ended(Cause::Hang);
         for slot in 0..2 {
-            let metrics = Metrics::new(board.clone(), slot);
+            let metrics = Metrics::new(board.clone(), slot, Side::A);
             metrics.messages(Messages::Received, 20);
             metrics.error(Errors::InvalidJson, 1);
             metrics.gauge(Gauge::Connections, 3);
@@ -143,23 +148,56 @@ mod tests {
             metrics.observe(&DURATION, Duration::from_micros(70), 5);
             metrics.observe(&DURATION, Duration::from_secs(60), 1);
         }
-        let (text, _) = encode(&board, "blue", "1.2.3");
-        for line in [
+        assert_lines(
+            &board,
+            &[
+                "websocket_connections_active 6.0",
+                "websocket_messages_total{type=\"received\"} 40",
+                "websocket_errors_total{type=\"invalid_json\"} 2",
+                "websocket_message_duration_seconds_bucket{le=\"0.0001\"} 10",
+                "websocket_message_duration_seconds_bucket{le=\"2.5\"} 10",
+                "websocket_message_duration_seconds_bucket{le=\"+Inf\"} 12",
+                "websocket_message_duration_seconds_count 12",
+                "app_startup_time_seconds 0.001001",
+                "workers{state=\"serving\"} 1",
+                "worker_restarts_total{cause=\"hang\"} 1",
+                "backplane_commits_total 4",
+                "baton_build_info{color=\"blue\",version=\"1.2.3\"} 1",
+                "# EOF",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_sides_of_a_slot_add_up_and_its_state_is_that_of_the_current_one() {
+        let board = Rc::new(Scoreboard::create(1).unwrap());
+        for (side, state) in [(Side::A, State::Draining), (Side::B, State::Serving)] {
+            let metrics = Metrics::new(board.clone(), 0, side);
+            metrics.messages(Messages::Received, 20);
+            metrics.gauge(Gauge::Connections, 3);
+            metrics.gauge(Gauge::Startup, 1_000 + side as u64);
+            metrics.observe(&DURATION, Duration::from_micros(70), 5);
+            board.row(0, side).set_state(state, 1);
+            board.row(0, side).ended(Cause::Requested);
+        }
+        let sums = [
             "websocket_connections_active 6.0",
             "websocket_messages_total{type=\"received\"} 40",
-            "websocket_errors_total{type=\"invalid_json\"} 2",
-            "websocket_message_duration_seconds_bucket{le=\"0.0001\"} 10",
-            "websocket_message_duration_seconds_bucket{le=\"2.5\"} 10",
-            "websocket_message_duration_seconds_bucket{le=\"+Inf\"} 12",
-            "websocket_message_duration_seconds_count 12",
+            "websocket_message_duration_seconds_count 10",
             "app_startup_time_seconds 0.001001",
-            "workers{state=\"serving\"} 1",
-            "worker_restarts_total{cause=\"hang\"} 1",
-            "backplane_commits_total 4",
-            "baton_build_info{color=\"blue\",version=\"1.2.3\"} 1",
-            "# EOF",
-        ] {
-            assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
+            "worker_restarts_total{cause=\"requested\"} 2",
+        ];
+        assert_lines(&board, &sums);
+        assert_lines(&board, &["workers{state=\"draining\"} 1", "workers{state=\"serving\"} 0"]);
+        board.set_current(Some(0), Side::B);
+        assert_lines(&board, &sums);
+        assert_lines(&board, &["workers{state=\"draining\"} 0", "workers{state=\"serving\"} 1"]);
+    }
+
+    fn assert_lines(board: &Scoreboard, lines: &[&str]) {
+        let (text, _) = encode(board, "blue", "1.2.3");
+        for line in lines {
+            assert!(text.lines().any(|have| have == *line), "{line} is missing in\n{text}");
         }
     }
 }

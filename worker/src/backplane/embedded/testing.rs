@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use baton_ipc::Scoreboard;
+use baton_ipc::{Scoreboard, Side};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -51,7 +51,7 @@ impl Directory {
 }
 
 pub(super) fn open(options: Options) -> Result<Embedded, BackplaneError> {
-    Embedded::open(options, Rc::new(Scoreboard::create(1).unwrap()), 0)
+    Embedded::open(options, Rc::new(Scoreboard::create(1).unwrap()), 0, Side::A)
 }
 
 impl Cluster for Directory {
