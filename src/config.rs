@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use baton_supervisor::Takeover;
+
 use crate::logging;
 
 pub(crate) mod directories;
@@ -115,6 +117,8 @@ impl Config {
                 drain_timeout: Duration::ZERO,
                 start_timeout: Duration::ZERO,
                 hang_timeout: Duration::ZERO,
+                takeover: Takeover::Never,
+                max_generations: 0,
                 control_group: None,
                 backplane: String::new(),
             },

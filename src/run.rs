@@ -92,6 +92,11 @@ impl<A: App> baton_supervisor::Service for Runner<A> {
         Ok(self.config.supervisor.clone())
     }
 
+    fn probe(&mut self, sockets: Vec<(baton_ipc::Slot, std::os::fd::OwnedFd)>, pid: u32) -> Result<(), String> {
+        let _ = (sockets, pid);
+        Ok(())
+    }
+
     fn reopen_logs(&mut self) {
         logging::reopen();
     }

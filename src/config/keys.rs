@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use baton_ipc::MAX_SLOTS;
+use baton_supervisor::Takeover;
 use baton_worker::redis::Address;
 
 use super::key::{Applied, Group, Key, Variable, systemd_directory, variable};
@@ -52,6 +53,19 @@ pub(crate) const KEYS: &[Key] = &[
     })
     .default("blue")
     .help("Name of this generation: blue or green"),
+    Key::one("takeover", Service, "WHEN", |c, v| {
+        let allowed = [("never", Takeover::Never), ("wait", Takeover::Wait), ("now", Takeover::Now)];
+        c.supervisor.takeover = word(v, &allowed)?;
+        Ok(())
+    })
+    .default("never")
+    .help("Take over from a generation that runs already: never; wait, for promote; now, once ready"),
+    Key::one("max-generations", Service, "N", |c, v| {
+        c.supervisor.max_generations = number(v, 1..=2)? as u16;
+        Ok(())
+    })
+    .default("2")
+    .help("Generations that may run side by side during a takeover; 1: none but this one"),
     Key::one("ws-base-url", Service, "URL", |c, v| {
         c.worker.ws_base_url = values::ws_base_url(v)?;
         Ok(())

@@ -144,6 +144,9 @@ fn takes_its_time(command: &Command) -> bool {
         | Command::Stop { .. }
         | Command::Restart { .. }
         | Command::Reload
+        | Command::Promote { .. }
+        | Command::Rollback
+        | Command::Upgrade
         | Command::Rebalance
         | Command::Scale { .. }
         | Command::Shutdown => true,

@@ -35,6 +35,9 @@ impl Supervisor<'_> {
             Command::Stop { slots } => self.stop(client, &slots).map(|()| None),
             Command::Restart { slots } => self.restart(client, &slots).map(|()| None),
             Command::Reload => self.reload(Some(client)).map(|()| None),
+            Command::Promote { .. } | Command::Rollback | Command::Upgrade => {
+                Err((ErrorCode::Failed, "there is no other generation".to_owned()))
+            }
             Command::Rebalance => self.begin_rebalance(client).map(|()| None),
             Command::Scale { workers } => self.scale(Some(client), workers).map(|()| None),
             Command::Tail { slot, from } => self.tail(slot, from).map(Some),

@@ -69,7 +69,7 @@ use std::rc::Rc;
 use baton_ipc::{Inheritance, Scoreboard, Side};
 
 pub use error::Error;
-pub use settings::Settings;
+pub use settings::{Settings, Takeover};
 
 use crate::supervisor::{Ending, Supervisor};
 
@@ -82,6 +82,11 @@ pub trait Service {
     /// change while running is refused by [`Settings::allow_change`], which an implementation should ask before it
     /// takes over anything for the workers to come.
     fn reload(&mut self) -> Result<Settings, String>;
+
+    /// Tries the service like a client, in a forked child that then exits: `sockets` lead to workers of ours, as if each
+    /// had been accepted; without any, the public address is dialled, where this generation must answer. `Err` is a
+    /// sentence for the operator.
+    fn probe(&mut self, sockets: Vec<(baton_ipc::Slot, std::os::fd::OwnedFd)>, pid: u32) -> Result<(), String>;
 
     /// Opens the supervisor's own log files anew.
     fn reopen_logs(&mut self);

@@ -24,10 +24,26 @@ pub struct Settings {
     pub start_timeout: Duration,
     /// How long a worker's event loop may be silent.
     pub hang_timeout: Duration,
+    /// Whether to take over from a generation that runs already.
+    pub takeover: Takeover,
+    /// How many generations there may be side by side, this one included.
+    pub max_generations: u16,
     /// A group whose members may use the control socket, beside root and the service's own user.
     pub control_group: Option<String>,
     /// What the workers share, in words, for `status`.
     pub backplane: String,
+}
+
+/// What to do about a generation that serves already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Takeover {
+    /// Nothing: its addresses are in use.
+    #[default]
+    Never,
+    /// Get ready beside it, and wait for [`baton_ipc::control::Command::Promote`].
+    Wait,
+    /// Take over as soon as ready.
+    Now,
 }
 
 impl Settings {

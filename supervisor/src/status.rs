@@ -23,6 +23,7 @@ impl Supervisor<'_> {
             pid: std::process::id(),
             uptime_seconds: self.now.duration_since(self.started).as_secs_f64(),
             phase: phase.to_owned(),
+            peer: None,
             listen: self.listeners.endpoints().to_vec(),
             backplane: self.settings.backplane.clone(),
             backplane_degraded: self.degraded(),

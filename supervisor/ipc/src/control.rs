@@ -9,7 +9,7 @@ use crate::inheritance::Endpoint;
 use crate::scoreboard::{Cause, Slot, State};
 
 /// The version of the control protocol.
-pub const CONTROL_VERSION: u16 = 1;
+pub const CONTROL_VERSION: u16 = 2;
 
 /// The longest request line, in bytes, newline included.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -56,6 +56,23 @@ pub enum Command {
     },
     /// Read the configuration anew and have all workers relieved by fresh ones, one after another.
     Reload,
+    /// Take over from the generation that serves: asked of one that stands by. Answered with steps and progress, then
+    /// [`Output::Takeover`], or an error after everything is as it was.
+    Promote {
+        /// First only this share of the connections, in percent, and then a look whether all is well.
+        #[serde(default)]
+        canary: Option<f64>,
+        /// How long to look, in milliseconds.
+        #[serde(default)]
+        watch_ms: u64,
+        /// The old generation stays, so that [`Command::Rollback`] is possible.
+        #[serde(default)]
+        keep_old: bool,
+    },
+    /// Give everything back to the old generation that was kept, and exit.
+    Rollback,
+    /// Start the installed binary, which takes over in place of this one.
+    Upgrade,
     /// Hand connections from workers that have more to those that have fewer.
     Rebalance,
     /// Have this many slots.
@@ -119,6 +136,9 @@ impl Command {
             Command::Stop { .. } => "stop",
             Command::Restart { .. } => "restart",
             Command::Reload => "reload",
+            Command::Promote { .. } => "promote",
+            Command::Rollback => "rollback",
+            Command::Upgrade => "upgrade",
             Command::Rebalance => "rebalance",
             Command::Scale { .. } => "scale",
             Command::Tail { .. } => "tail",
@@ -159,6 +179,13 @@ pub enum Reply {
     Step {
         /// One sentence.
         message: String,
+    },
+    /// How far handing over has come; more follows.
+    Progress {
+        /// Connections that the new generation has.
+        done: u64,
+        /// Of so many.
+        total: u64,
     },
     /// Finished.
     Done {
@@ -240,6 +267,8 @@ pub enum Output {
         /// What became of it on other hosts; none: nobody could say.
         relayed: Option<Relayed>,
     },
+    /// To [`Command::Promote`] and [`Command::Rollback`].
+    Takeover(Box<TakeoverReceipt>),
     /// To [`Command::Version`].
     Version {
         /// Of the binary that runs.
@@ -263,6 +292,40 @@ pub enum Relayed {
     Failed,
 }
 
+/// One of the two generations of a takeover.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// `blue` or `green`.
+    pub color: String,
+    /// Of its supervisor.
+    pub pid: u32,
+    /// Of its binary.
+    pub version: String,
+}
+
+/// What became of every connection when one generation took over from another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TakeoverReceipt {
+    /// Who served before.
+    pub from: Generation,
+    /// Who serves now.
+    pub to: Generation,
+    /// Connections that go on in the new generation.
+    pub handed: u64,
+    /// Connections that could not be handed over and were told to come back, by why.
+    pub drained: Vec<(String, u64)>,
+    /// Connections that were lost with a process that died.
+    pub dropped: u64,
+    /// The longest time for which a connection was not read, in microseconds.
+    pub longest_pause_us: u64,
+    /// What 99 of 100 connections did not exceed.
+    pub p99_pause_us: u64,
+    /// Each step, and how long it took, in milliseconds.
+    pub steps: Vec<(String, u64)>,
+    /// The old generation is still there, for [`Command::Rollback`].
+    pub kept: bool,
+}
+
 /// The page an operator wants at 3 a.m.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -274,8 +337,11 @@ pub struct Status {
     pub pid: u32,
     /// Since the supervisor started.
     pub uptime_seconds: f64,
-    /// `starting`, `running`, `reloading`, `draining`.
+    /// `starting`, `standby`, `running`, `reloading`, `handing-over`, `draining`.
     pub phase: String,
+    /// The other generation, while there is one.
+    #[serde(default)]
+    pub peer: Option<PeerStatus>,
     /// Addresses.
     pub listen: Vec<Endpoint>,
     /// What the workers share: `embedded` or `redis`, and where.
@@ -284,6 +350,15 @@ pub struct Status {
     pub backplane_degraded: Option<Degraded>,
     /// One row a slot.
     pub slots: Vec<SlotStatus>,
+}
+
+/// The other generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Who it is.
+    pub generation: Generation,
+    /// `serves`, `stands by` or `is kept for a rollback`.
+    pub role: String,
 }
 
 /// A backplane that is away, or does not do all it should.

@@ -39,6 +39,8 @@ pub(crate) fn serve(arguments: &[String]) -> i32 {
         drain_timeout: Duration::from_millis(ms("DRAIN_MS", 8000)),
         start_timeout: Duration::from_secs(30),
         hang_timeout: Duration::from_millis(ms("HANG_MS", 5000)),
+        takeover: baton_supervisor::Takeover::Never,
+        max_generations: 2,
         control_group: None,
         backplane: "none".into(),
     };
@@ -53,7 +55,7 @@ pub(crate) fn serve(arguments: &[String]) -> i32 {
 
 impl Service for Stub {
     fn work(&mut self, inheritance: Inheritance) -> i32 {
-        let Inheritance { slot, side, channel, listeners, scoreboard } = inheritance;
+        let Inheritance { slot, side, channel, listeners, scoreboard, accepting: _ } = inheritance;
         if self.0.runtime_dir.join(FORBIDDEN).exists() {
             channel.send(&FromWorker::Failed { cause: "told to fail".into() }, &[]).unwrap();
             return 3;
@@ -106,6 +108,10 @@ impl Service for Stub {
 
     fn reload(&mut self) -> Result<Settings, String> {
         Ok(self.0.clone())
+    }
+
+    fn probe(&mut self, _: Vec<(u16, std::os::fd::OwnedFd)>, _: u32) -> Result<(), String> {
+        Ok(())
     }
 
     fn reopen_logs(&mut self) {}
