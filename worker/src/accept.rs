@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use baton_ipc::{Endpoint, Listener};
-use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 
@@ -43,7 +43,7 @@ impl Handshakes {
         Handshakes { open: RefCell::default(), next: Cell::new(0), max, crowded: Cell::new(false) }
     }
 
-    /// How many there are, those included that are on their way from HTTP to the hub.
+    /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.open.borrow().len()
     }
@@ -95,8 +95,8 @@ impl<A: App> Drop for Handshake<A> {
     }
 }
 
-/// The socket under a connection, given back by tokio after an upgrade.
-pub(crate) trait IntoSocket: Sized {
+/// The socket under an HTTP connection, given back by tokio after an upgrade.
+pub(crate) trait IntoSocket: AsyncRead + AsyncWrite + Unpin {
     /// Takes it out of tokio's epoll.
     fn into_socket(self) -> io::Result<OwnedFd>;
 }
@@ -134,7 +134,7 @@ async fn accept_from<A, S>(
 ) -> io::Result<()>
 where
     A: App,
-    S: IntoSocket + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: IntoSocket + 'static,
 {
     loop {
         wait_for_descriptors(&shared).await;
@@ -174,17 +174,13 @@ async fn wait_for_descriptors<A: App>(shared: &Shared<A>) {
     tracing::info!(open = shared.open_descriptors(), "accepting again");
 }
 
-fn admit<A, S>(shared: &Rc<Shared<A>>, stream: S, peer: Option<SocketAddr>)
-where
-    A: App,
-    S: IntoSocket + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
+fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer: Option<SocketAddr>) {
     let handshakes = &shared.handshakes;
     let metrics = shared.hub.borrow().metrics.clone();
     let id = handshakes.next.get();
     handshakes.next.set(id + 1);
-    let handshake = Rc::new(Handshake { shared: shared.clone(), peer, id });
-    let task = tokio::task::spawn_local(async move { http::serve(&handshake, TokioIo::new(stream)).await });
+    let handshake = Handshake { shared: shared.clone(), peer, id };
+    let task = tokio::task::spawn_local(http::serve(handshake, stream));
     handshakes.open.borrow_mut().insert(id, (Instant::now(), task.abort_handle()));
     metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);
 }
