@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use baton_ipc::{Endpoint, Listener};
 use nix::errno::Errno;
+use socket2::{Domain, Socket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
@@ -43,7 +44,7 @@ impl Handshakes {
         Handshakes { open: RefCell::default(), next: Cell::new(0), max, crowded: Cell::new(false) }
     }
 
-    /// How many there are.
+    /// How many there are, those included that have left HTTP and wait to be taken to another process.
     pub(crate) fn len(&self) -> usize {
         self.open.borrow().len()
     }
@@ -81,7 +82,8 @@ impl Handshakes {
     }
 }
 
-/// One of the [`Handshakes`], from accepting until it is over or is a WebSocket that the hub counts.
+/// One of the [`Handshakes`], from accepting until it is over, is a WebSocket that the hub counts, or is in another
+/// process.
 pub(crate) struct Handshake<A: App> {
     pub(crate) shared: Rc<Shared<A>>,
     /// The client's address, if it has one.
@@ -95,7 +97,7 @@ impl<A: App> Drop for Handshake<A> {
     }
 }
 
-/// The socket under an HTTP connection, given back by tokio after an upgrade.
+/// The socket under an HTTP connection, given back by tokio when that is a WebSocket or leaves.
 pub(crate) trait IntoSocket: AsyncRead + AsyncWrite + Unpin {
     /// Takes it out of tokio's epoll.
     fn into_socket(self) -> io::Result<OwnedFd>;
@@ -142,7 +144,7 @@ where
             shared.hub.borrow().metrics.refused(Refused::Handshakes);
         }
         match next().await {
-            Ok((stream, peer)) => admit(&shared, stream, peer),
+            Ok((stream, peer)) => admit(&shared, stream, peer, Vec::new()),
             Err(error) if out_of_resources(&error) => {
                 tracing::warn!(%error, "cannot accept now");
                 tokio::time::sleep(PAUSE).await;
@@ -174,13 +176,29 @@ async fn wait_for_descriptors<A: App>(shared: &Shared<A>) {
     tracing::info!(open = shared.open_descriptors(), "accepting again");
 }
 
-fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer: Option<SocketAddr>) {
+/// Serves an HTTP connection that another process began to serve. `unread` is what that one had read and not handled.
+#[cfg_attr(not(test), expect(dead_code, reason = "the handover of connections will use it"))]
+pub(crate) fn admit_moved<A: App>(shared: &Rc<Shared<A>>, socket: OwnedFd, unread: Vec<u8>) -> io::Result<()> {
+    let socket = Socket::from(socket);
+    socket.set_nonblocking(true)?;
+    if socket.domain()? == Domain::UNIX {
+        admit(shared, UnixStream::from_std(socket.into())?, None, unread);
+    } else {
+        let stream = TcpStream::from_std(socket.into())?;
+        // Who has left meanwhile has none.
+        let peer = stream.peer_addr().ok();
+        admit(shared, stream, peer, unread);
+    }
+    Ok(())
+}
+
+fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer: Option<SocketAddr>, unread: Vec<u8>) {
     let handshakes = &shared.handshakes;
     let metrics = shared.hub.borrow().metrics.clone();
     let id = handshakes.next.get();
     handshakes.next.set(id + 1);
     let handshake = Handshake { shared: shared.clone(), peer, id };
-    let task = tokio::task::spawn_local(http::serve(handshake, stream));
+    let task = tokio::task::spawn_local(http::serve(handshake, stream, unread));
     handshakes.open.borrow_mut().insert(id, (Instant::now(), task.abort_handle()));
     metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);
 }

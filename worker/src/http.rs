@@ -7,10 +7,11 @@ mod metrics;
 mod status;
 mod test;
 mod upgrade;
+mod wire;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Version};
 
@@ -20,7 +21,7 @@ use crate::token::Token;
 use crate::worker::Shared;
 use connection::Progress;
 
-pub(crate) use connection::serve;
+pub(crate) use connection::{Departures, Moved, serve};
 
 pub(crate) type Response = hyper::Response<Full<Bytes>>;
 
@@ -30,6 +31,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Answers one request.
 fn answer<A: App>(handshake: &Handshake<A>, progress: &Progress, request: Request<Incoming>) -> Response {
     let Handshake { shared, peer, .. } = handshake;
+    progress.has_body.set(!request.body().is_end_stream());
     let request_id = request_id(&request);
     let mut response = route(shared, progress, &request, &request_id);
     let headers = response.headers_mut();
