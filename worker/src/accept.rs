@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use baton_ipc::{Endpoint, Listener};
-use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
+use socket2::{Domain, Socket};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 
@@ -43,7 +44,7 @@ impl Handshakes {
         Handshakes { open: RefCell::default(), next: Cell::new(0), max, crowded: Cell::new(false) }
     }
 
-    /// How many there are, those included that are on their way from HTTP to the hub.
+    /// How many there are, those included that have left HTTP and wait to be taken to another process.
     pub(crate) fn len(&self) -> usize {
         self.open.borrow().len()
     }
@@ -81,7 +82,8 @@ impl Handshakes {
     }
 }
 
-/// One of the [`Handshakes`], from accepting until it is over or is a WebSocket that the hub counts.
+/// One of the [`Handshakes`], from accepting until it is over, is a WebSocket that the hub counts, or is in another
+/// process.
 pub(crate) struct Handshake<A: App> {
     pub(crate) shared: Rc<Shared<A>>,
     /// The client's address, if it has one.
@@ -95,8 +97,8 @@ impl<A: App> Drop for Handshake<A> {
     }
 }
 
-/// The socket under a connection, given back by tokio after an upgrade.
-pub(crate) trait IntoSocket: Sized {
+/// The socket under an HTTP connection, given back by tokio when that is a WebSocket or leaves.
+pub(crate) trait IntoSocket: AsyncRead + AsyncWrite + Unpin {
     /// Takes it out of tokio's epoll.
     fn into_socket(self) -> io::Result<OwnedFd>;
 }
@@ -134,7 +136,7 @@ async fn accept_from<A, S>(
 ) -> io::Result<()>
 where
     A: App,
-    S: IntoSocket + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: IntoSocket + 'static,
 {
     loop {
         wait_for_descriptors(&shared).await;
@@ -142,7 +144,7 @@ where
             shared.hub.borrow().metrics.refused(Refused::Handshakes);
         }
         match next().await {
-            Ok((stream, peer)) => admit(&shared, stream, peer),
+            Ok((stream, peer)) => admit(&shared, stream, peer, Vec::new()),
             Err(error) if out_of_resources(&error) => {
                 tracing::warn!(%error, "cannot accept now");
                 tokio::time::sleep(PAUSE).await;
@@ -174,17 +176,28 @@ async fn wait_for_descriptors<A: App>(shared: &Shared<A>) {
     tracing::info!(open = shared.open_descriptors(), "accepting again");
 }
 
-fn admit<A, S>(shared: &Rc<Shared<A>>, stream: S, peer: Option<SocketAddr>)
-where
-    A: App,
-    S: IntoSocket + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
+/// Serves an HTTP connection that another process began to serve. `unread` is what that one had read and not handled.
+pub(crate) fn admit_moved<A: App>(shared: &Rc<Shared<A>>, socket: OwnedFd, unread: Vec<u8>) -> io::Result<()> {
+    let socket = Socket::from(socket);
+    socket.set_nonblocking(true)?;
+    if socket.domain()? == Domain::UNIX {
+        admit(shared, UnixStream::from_std(socket.into())?, None, unread);
+    } else {
+        let stream = TcpStream::from_std(socket.into())?;
+        // Who has left meanwhile has none.
+        let peer = stream.peer_addr().ok();
+        admit(shared, stream, peer, unread);
+    }
+    Ok(())
+}
+
+fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer: Option<SocketAddr>, unread: Vec<u8>) {
     let handshakes = &shared.handshakes;
     let metrics = shared.hub.borrow().metrics.clone();
     let id = handshakes.next.get();
     handshakes.next.set(id + 1);
-    let handshake = Rc::new(Handshake { shared: shared.clone(), peer, id });
-    let task = tokio::task::spawn_local(async move { http::serve(&handshake, TokioIo::new(stream)).await });
+    let handshake = Handshake { shared: shared.clone(), peer, id };
+    let task = tokio::task::spawn_local(http::serve(handshake, stream, unread));
     handshakes.open.borrow_mut().insert(id, (Instant::now(), task.abort_handle()));
     metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);
 }
@@ -198,9 +211,4 @@ fn out_of_resources(error: &io::Error) -> bool {
 pub(crate) fn max_descriptors() -> io::Result<usize> {
     let (soft, _hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     Ok(usize::try_from(soft.saturating_sub(RESERVE).max(1)).unwrap_or(usize::MAX))
-}
-
-/// Serves a connection that another process has accepted, as if it had just come here.
-pub(crate) fn admit_moved<A: App>(_shared: &Rc<Shared<A>>, _socket: OwnedFd, _unread: Vec<u8>) -> io::Result<()> {
-    Ok(())
 }

@@ -1,80 +1,39 @@
 //! HTTP/1.1: the routes, one match, and what every answer has in common.
 
+mod connection;
 mod error;
 mod health;
 mod metrics;
 mod status;
 mod test;
 mod upgrade;
-
-use std::convert::Infallible;
-use std::rc::Rc;
+mod wire;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::accept::{Handshake, IntoSocket};
+use crate::accept::Handshake;
 use crate::app::App;
 use crate::token::Token;
 use crate::worker::Shared;
+use connection::Progress;
+
+pub(crate) use connection::{Departures, Moved, serve};
 
 pub(crate) type Response = hyper::Response<Full<Bytes>>;
 
 /// Ties log lines, proxies and clients together.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The largest head of a request, in bytes; a larger one is 431.
-const MAX_HEAD: usize = 16 * 1024;
-
-/// The most header fields; more are 431.
-const MAX_FIELDS: usize = 100;
-
-/// Serves one connection until it ends or becomes a WebSocket.
-pub(crate) async fn serve<A, S>(handshake: &Rc<Handshake<A>>, stream: TokioIo<S>)
-where
-    A: App,
-    S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let Handshake { shared, peer, .. } = &**handshake;
-    let service = service_fn(async |request| Ok::<_, Infallible>(answer::<A, S>(handshake, request)));
-    let mut connection = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(shared.hub.borrow().settings.limits.handshake_timeout)
-            .max_buf_size(MAX_HEAD)
-            .max_headers(MAX_FIELDS)
-            .serve_connection(stream, service)
-            .with_upgrades()
-    );
-    let mut closing = shared.closing();
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        _ = closing.wait_for(|closing| *closing) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, ?peer, "an HTTP connection ended early");
-    }
-}
-
 /// Answers one request.
-fn answer<A, S>(handshake: &Rc<Handshake<A>>, mut request: Request<Incoming>) -> Response
-where
-    A: App,
-    S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let Handshake { shared, peer, .. } = &**handshake;
+fn answer<A: App>(handshake: &Handshake<A>, progress: &Progress, request: Request<Incoming>) -> Response {
+    let Handshake { shared, peer, .. } = handshake;
+    progress.has_body.set(!request.body().is_end_stream());
     let request_id = request_id(&request);
-    let mut response = route::<A, S>(handshake, &mut request, &request_id);
+    let mut response = route(shared, progress, &request, &request_id);
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, header_value(&request_id));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -92,11 +51,7 @@ where
     response
 }
 
-fn route<A, S>(handshake: &Rc<Handshake<A>>, request: &mut Request<Incoming>, request_id: &Token) -> Response
-where
-    A: App,
-    S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+fn route<A: App>(shared: &Shared<A>, progress: &Progress, request: &Request<Incoming>, request_id: &Token) -> Response {
     if !names_its_host(request) {
         return error::error(StatusCode::BAD_REQUEST, "bad_request", "HTTP/1.1 requires exactly one Host field");
     }
@@ -104,7 +59,7 @@ where
     let page: fn(&Shared<A>) -> Response = match path {
         "/ws/chat/" => {
             return match *request.method() {
-                Method::GET => upgrade::upgrade::<A, S>(handshake, request, request_id),
+                Method::GET => upgrade::upgrade(shared, progress, request, request_id),
                 _ => error::method_not_allowed("GET"),
             };
         }
@@ -120,7 +75,7 @@ where
     };
     match *request.method() {
         // For HEAD hyper sends the head of the answer alone.
-        Method::GET | Method::HEAD => page(&handshake.shared),
+        Method::GET | Method::HEAD => page(shared),
         _ => error::method_not_allowed("GET, HEAD"),
     }
 }

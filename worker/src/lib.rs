@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `worker` | the runtime, its tasks, the line to the supervisor |
 //! | `accept` | listeners, descriptors, how many HTTP connections there may be |
-//! | `http` | the routes |
+//! | `http` | the routes, and connections until they are over or WebSockets |
 //! | `handoff` | how connections pass from one worker process to another |
 //! | `hub` | all WebSockets and the turn of the event loop |
 //! | `connection` | the WebSocket protocol, sans I/O |

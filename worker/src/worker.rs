@@ -4,6 +4,8 @@ mod drain;
 mod events;
 mod standing;
 mod tasks;
+#[cfg(test)]
+pub(crate) mod testing;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
@@ -15,13 +17,14 @@ use std::time::{Duration, Instant};
 use baton_ipc::messages::{Amount, Answer, FromWorker, Question, ToWorker};
 use baton_ipc::scoreboard::monotonic_ms;
 use baton_ipc::{Channel, ChannelError, Inheritance, Listener, Slot};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
 use crate::accept::{self, Handshakes};
 use crate::app::App;
 use crate::backplane::{Backplane, Driver, Embedded, Options, Redis};
 use crate::handoff::{self, Lanes};
+use crate::http::{Departures, Moved};
 use crate::hub::{After, Hub};
 use crate::listing;
 use crate::metrics::{Gauge, Metrics};
@@ -38,6 +41,8 @@ pub(crate) struct Shared<A: App> {
     pub(crate) slot: Slot,
     /// True once HTTP connections are to end after their current answer.
     closing: watch::Sender<bool>,
+    /// Where HTTP connections go that are to leave this process; none: they stay.
+    leaving: watch::Sender<Option<Departures<A>>>,
     /// The hub has no connections left while draining.
     emptied: Notify,
     /// There is something to do for a turn: a commit that was under way is over, or connections have come or stayed.
@@ -72,6 +77,19 @@ impl<A: App> Shared<A> {
     /// Resolves when HTTP connections are to end.
     pub(crate) fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
+    }
+
+    /// Where HTTP connections are to go.
+    pub(crate) fn leaving(&self) -> watch::Receiver<Option<Departures<A>>> {
+        self.leaving.subscribe()
+    }
+
+    /// From now on every HTTP connection leaves this process as soon as it is between two requests, and comes out here.
+    /// Once this is dropped, those that have not left stay.
+    pub(crate) fn take_http_connections(&self) -> mpsc::UnboundedReceiver<Moved<A>> {
+        let (departures, moved) = mpsc::unbounded_channel();
+        self.leaving.send_replace(Some(departures));
+        moved
     }
 
     /// Says something to the supervisor, unasked or not. It never waits: a supervisor that stands still is an error.
@@ -139,6 +157,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
             max_descriptors,
             slot,
             closing: watch::Sender::new(false),
+            leaving: watch::Sender::new(None),
             emptied: Notify::new(),
             settled: Notify::new(),
             answered: Notify::new(),

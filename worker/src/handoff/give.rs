@@ -1,8 +1,9 @@
 //! The giving half of a lane.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use baton_ipc::channel::ChannelError;
 use baton_ipc::messages::{Amount, FromWorker, Share};
@@ -12,8 +13,10 @@ use tokio::time::timeout;
 
 use super::lane::{ALL_GROUPS, Adopted, Lane};
 use super::packet::{Item, Packet};
+use crate::accept;
 use crate::app::App;
 use crate::fault;
+use crate::http::Moved;
 use crate::hub::Name;
 use crate::metrics::Single;
 use crate::worker::Shared;
@@ -29,6 +32,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The most bytes that may come late for a group and still go along: they must fit into a packet.
 const LATE: usize = 96 * 1024;
+
+/// How long to wait for HTTP connections that are being answered.
+const HTTP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often to look whether one of them has become a WebSocket.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Groups of HTTP connections are numbered from here on.
+const FIRST_HTTP: u64 = 1 << 32;
 
 /// What became of connections that were to be handed over.
 #[derive(Debug, Default)]
@@ -54,22 +66,13 @@ impl Outcome {
 
 /// Hands over connections, and tells the supervisor what became of them. Returns how many were handed over.
 pub(crate) async fn give<A: App>(shared: &Rc<Shared<A>>, id: u64, shares: &[Share], amount: Amount) -> u64 {
-    let mut outcome = Outcome::default();
-    loop {
-        let most = match amount {
-            Amount::All => usize::MAX,
-            Amount::Most(most) => usize::try_from(most.saturating_sub(outcome.handed)).unwrap_or(usize::MAX),
-        };
-        let chosen = shared.hub.borrow_mut().choose(most);
-        let count = chosen.len();
-        let round = distribute(shared, chosen, shares).await;
-        let failed = !round.stayed.is_empty();
-        outcome.add(round);
-        // Those that have come meanwhile go as well, unless there is no way any more.
-        if count == 0 || failed || amount != Amount::All {
-            break;
+    let outcome = match amount {
+        Amount::All => give_all(shared, shares).await,
+        Amount::Most(most) => {
+            let chosen = shared.hub.borrow_mut().choose(usize::try_from(most).unwrap_or(usize::MAX));
+            distribute(shared, chosen, shares).await
         }
-    }
+    };
     for share in shares {
         if let Some(lane) = shared.lanes.find(share.lane) {
             // If nobody hears it, nobody waits for it.
@@ -85,6 +88,61 @@ pub(crate) async fn give<A: App>(shared: &Rc<Shared<A>>, id: u64, shares: &[Shar
         tracing::debug!(%error, "the supervisor does not hear what was handed over");
     }
     handed
+}
+
+/// All WebSockets, those that come while it goes on, and the HTTP connections that can go: one that is being answered
+/// goes when that is done, or has become a WebSocket.
+async fn give_all<A: App>(shared: &Rc<Shared<A>>, shares: &[Share]) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut leaving = shared.take_http_connections();
+    let deadline = Instant::now() + HTTP_PATIENCE;
+    loop {
+        let chosen = shared.hub.borrow_mut().choose(usize::MAX);
+        let count = chosen.len();
+        let round = distribute(shared, chosen, shares).await;
+        let failed = !round.stayed.is_empty();
+        outcome.add(round);
+        if failed {
+            return outcome;
+        }
+        if count > 0 {
+            continue;
+        }
+        if shared.handshakes.len() == 0 || Instant::now() >= deadline {
+            // What is in the queue by now comes along all the same.
+            leaving.close();
+        }
+        let mut moved = Vec::new();
+        let Ok(received) = timeout(LOOK, leaving.recv_many(&mut moved, GROUP)).await else { continue };
+        if received == 0 {
+            return outcome;
+        }
+        let Some(lane) = shares.first().and_then(|share| shared.lanes.find(share.lane)) else {
+            restore(shared, moved);
+            return outcome;
+        };
+        let mut group = Group { shared, lane: &lane, number: FIRST_HTTP + outcome.handed };
+        if group.give_http(moved, &mut outcome).await.is_err() {
+            return outcome;
+        }
+    }
+}
+
+/// HTTP connections that could not go are served here.
+fn restore<A: App>(shared: &Rc<Shared<A>>, moved: impl IntoIterator<Item = Moved<A>>) {
+    for Moved { socket, unread, .. } in moved {
+        if let Err(error) = accept::admit_moved(shared, socket, unread) {
+            tracing::warn!(%error, "an HTTP connection was lost");
+        }
+    }
+}
+
+/// A group did not go as it should.
+enum Denied {
+    /// Its connections stay here.
+    Ours(String),
+    /// The taker goes on with them, once it finds the lane at its end: it could not be told otherwise.
+    Theirs(String),
 }
 
 /// Each lane gets its share, all at once.
@@ -195,66 +253,17 @@ impl<A: App> Group<'_, A> {
 
     /// State, adopted, go. `Err`: why nothing more can go this way.
     async fn pass(&mut self, offered: &[Name], items: Vec<Item>, outcome: &mut Outcome) -> Result<(), String> {
-        self.number += 1;
-        let answer = self.lane.ask();
-        if let Err(reason) = self.send_state(offered, items) {
-            self.shared.hub.borrow_mut().resume(offered);
-            outcome.stay(&reason, offered.len());
-            return Err(reason);
-        }
-        fault::point("handoff offered");
-        let refused = match self.answer(answer).await {
-            Ok(refused) => refused,
-            Err(reason) => {
-                self.take_back(offered, &reason, outcome);
-                return Err(reason);
-            }
+        let sent = {
+            let hub = self.shared.hub.borrow();
+            let sockets: Vec<_> = offered.iter().filter_map(|(key, _)| hub.socket_of(*key)).collect();
+            self.send_state(items, &sockets)
         };
-        fault::point("handoff answered");
-        self.go(offered, refused, outcome)
-    }
-
-    fn send_state(&self, offered: &[Name], items: Vec<Item>) -> Result<(), String> {
-        let hub = self.shared.hub.borrow();
-        let sockets: Vec<_> = offered.iter().filter_map(|(key, _)| hub.socket_of(*key)).collect();
-        let packet = Packet::State { group: self.number, items };
-        self.lane.channel.send_packet(&packet.encode(), &sockets).map_err(|error| error.to_string())
-    }
-
-    /// What the taker says: the places that it refuses.
-    async fn answer(&self, answer: oneshot::Receiver<Adopted>) -> Result<Vec<(u16, String)>, String> {
-        match timeout(PATIENCE, answer).await {
-            Ok(Ok((group, refused))) if group == self.number => Ok(refused),
-            Ok(Ok((ALL_GROUPS, refused))) => {
-                Err(refused.into_iter().next().map_or_else(String::new, |(_, reason)| reason))
-            }
-            Ok(Ok((group, _))) => Err(format!("an answer to group {group} instead of {}", self.number)),
-            Ok(Err(_)) => Err("the other process is gone".to_owned()),
-            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
-        }
-    }
-
-    /// The taker does not take these. It must know before they are read here again, and find it before the end of the lane.
-    fn take_back(&self, offered: &[Name], reason: &str, outcome: &mut Outcome) {
-        let abort = Packet::Abort { group: self.number };
-        match self.lane.channel.send_packet(&abort.encode(), &[]) {
-            Ok(()) | Err(ChannelError::Closed) => {
-                self.shared.hub.borrow_mut().resume(offered);
-                outcome.stay(reason, offered.len());
-            }
-            Err(error) => {
-                // Then it is the taker who goes on with them, once it finds the lane at its end.
-                tracing::error!(%error, "a lane fails");
-                self.shared.hub.borrow_mut().release(offered);
-                outcome.handed += offered.len() as u64;
-            }
-        }
-    }
-
-    fn go(&self, offered: &[Name], refused: Vec<(u16, String)>, outcome: &mut Outcome) -> Result<(), String> {
-        let refused: BTreeMap<u16, String> = refused.into_iter().collect();
-        let (mut gone, mut staying, mut late) = (Vec::new(), Vec::new(), Vec::new());
+        let refused = match self.answer(sent).await {
+            Ok(refused) => refused,
+            Err(denied) => return self.take_back(offered, denied, outcome),
+        };
         let mut hub = self.shared.hub.borrow_mut();
+        let (mut gone, mut staying, mut late) = (Vec::new(), Vec::new(), Vec::new());
         for (place, name) in (0..).zip(offered) {
             if refused.contains_key(&place) {
                 staying.push(*name);
@@ -266,28 +275,122 @@ impl<A: App> Group<'_, A> {
             }
             gone.push(*name);
         }
-        if late.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > LATE {
+        if let Err(denied) = self.go(late) {
             drop(hub);
-            let reason = "too much came for them meanwhile".to_owned();
-            self.take_back(offered, &reason, outcome);
-            return Err(reason);
+            return self.take_back(offered, denied, outcome);
         }
-        match self.lane.channel.send_packet(&Packet::Go { group: self.number, late }.encode(), &[]) {
-            Ok(()) => {
-                fault::point("handoff gone");
-                hub.release(&gone);
-                hub.resume(&staying);
-                drop(hub);
-                outcome.handed += gone.len() as u64;
+        hub.release(&gone);
+        hub.resume(&staying);
+        drop(hub);
+        outcome.handed += gone.len() as u64;
+        refused.values().for_each(|reason| outcome.stay(reason, 1));
+        // Those that stay are read by the next turn.
+        self.shared.settled.notify_one();
+        Ok(())
+    }
+
+    /// The same for HTTP connections: they have been taken out already.
+    async fn give_http(&mut self, moved: Vec<Moved<A>>, outcome: &mut Outcome) -> Result<(), String> {
+        let items = moved.iter().map(|moved| Item::Http { unread: moved.unread.clone() }).collect();
+        let sent = {
+            let sockets: Vec<_> = moved.iter().map(|moved| moved.socket.as_fd()).collect();
+            self.send_state(items, &sockets)
+        };
+        let answer = self.answer(sent).await.and_then(|refused| self.go(Vec::new()).map(|()| refused));
+        match answer {
+            Ok(refused) => {
+                let (mut place, total) = (0, moved.len());
+                let staying: Vec<Moved<A>> = moved
+                    .into_iter()
+                    .filter(|_| {
+                        place += 1;
+                        refused.contains_key(&(place - 1))
+                    })
+                    .collect();
+                outcome.handed += (total - staying.len()) as u64;
                 refused.values().for_each(|reason| outcome.stay(reason, 1));
-                // Those that stay are read by the next turn.
-                self.shared.settled.notify_one();
+                restore(self.shared, staying);
                 Ok(())
             }
+            Err(Denied::Ours(reason)) => {
+                outcome.stay(&reason, moved.len());
+                restore(self.shared, moved);
+                Err(reason)
+            }
+            Err(Denied::Theirs(reason)) => {
+                outcome.handed += moved.len() as u64;
+                Err(reason)
+            }
+        }
+    }
+
+    fn send_state(
+        &mut self,
+        items: Vec<Item>,
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<oneshot::Receiver<Adopted>, String> {
+        self.number += 1;
+        let answer = self.lane.ask();
+        let packet = Packet::State { group: self.number, items };
+        self.lane.channel.send_packet(&packet.encode(), sockets).map_err(|error| error.to_string())?;
+        fault::point("handoff offered");
+        Ok(answer)
+    }
+
+    /// What the taker says: the places that it refuses.
+    async fn answer(&self, sent: Result<oneshot::Receiver<Adopted>, String>) -> Result<BTreeMap<u16, String>, Denied> {
+        // What was not sent nobody knows of.
+        let answer = sent.map_err(Denied::Ours)?;
+        let reason = match timeout(PATIENCE, answer).await {
+            Ok(Ok((group, refused))) if group == self.number => {
+                fault::point("handoff answered");
+                return Ok(refused.into_iter().collect());
+            }
+            Ok(Ok((ALL_GROUPS, refused))) => refused.into_iter().next().map_or_else(String::new, |(_, reason)| reason),
+            Ok(Ok((group, _))) => format!("an answer to group {group} instead of {}", self.number),
+            Ok(Err(_)) => "the other process is gone".to_owned(),
+            Err(_) => format!("no answer within {PATIENCE:?}"),
+        };
+        Err(self.abort(reason))
+    }
+
+    fn go(&self, late: Vec<(u16, Vec<u8>)>) -> Result<(), Denied> {
+        if late.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > LATE {
+            return Err(self.abort("too much came for them meanwhile".to_owned()));
+        }
+        let go = Packet::Go { group: self.number, late };
+        match self.lane.channel.send_packet(&go.encode(), &[]) {
+            Ok(()) => {
+                fault::point("handoff gone");
+                Ok(())
+            }
+            Err(error) => Err(self.abort(error.to_string())),
+        }
+    }
+
+    /// The taker does not get these. It must know before they are read here again, and find it before the end of the lane.
+    fn abort(&self, reason: String) -> Denied {
+        match self.lane.channel.send_packet(&Packet::Abort { group: self.number }.encode(), &[]) {
+            Ok(()) | Err(ChannelError::Closed) => Denied::Ours(reason),
             Err(error) => {
-                drop(hub);
-                let reason = error.to_string();
-                self.take_back(offered, &reason, outcome);
+                tracing::error!(%error, reason, "a lane fails");
+                Denied::Theirs(reason)
+            }
+        }
+    }
+
+    fn take_back(&self, offered: &[Name], denied: Denied, outcome: &mut Outcome) -> Result<(), String> {
+        let mut hub = self.shared.hub.borrow_mut();
+        match denied {
+            Denied::Ours(reason) => {
+                hub.resume(offered);
+                outcome.stay(&reason, offered.len());
+                self.shared.settled.notify_one();
+                Err(reason)
+            }
+            Denied::Theirs(reason) => {
+                hub.release(offered);
+                outcome.handed += offered.len() as u64;
                 Err(reason)
             }
         }

@@ -1,16 +1,13 @@
 //! `GET /ws/chat/`: from an HTTP request to a WebSocket (RFC 6455 section 4.2).
 
-use std::rc::Rc;
-
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::connection::Progress;
 use super::error::error;
 use super::{Response, header_value};
-use crate::accept::{Handshake, IntoSocket};
+use crate::accept::IntoSocket;
 use crate::app::App;
 use crate::hub;
 use crate::metrics::Refused;
@@ -27,38 +24,40 @@ struct Refusal {
     reason: Refused,
 }
 
-/// Answers 101 and takes the connection, or tells why not.
-pub(super) fn upgrade<A, S>(
-    handshake: &Rc<Handshake<A>>,
-    request: &mut Request<Incoming>,
+/// What the hub needs to know of a WebSocket whose 101 is on its way.
+pub(super) struct Accepted {
+    token: Token,
+    request_id: Token,
+    /// The client named its session.
+    resumed: bool,
+}
+
+/// Answers 101 and notes that the connection is a WebSocket then, or tells why not.
+pub(super) fn upgrade<A: App>(
+    shared: &Shared<A>,
+    progress: &Progress,
+    request: &Request<Incoming>,
     request_id: &Token,
-) -> Response
-where
-    A: App,
-    S: IntoSocket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut response, token) = match examine(&handshake.shared, request) {
+) -> Response {
+    let (mut response, (token, resumed)) = match examine(shared, request) {
         Ok(accepted) => accepted,
-        Err(refusal) => return refuse(&handshake.shared, refusal),
+        Err(refusal) => return refuse(shared, refusal),
     };
-    response.headers_mut().insert(SESSION, header_value(&token.0));
-    let (handshake, request_id) = (handshake.clone(), request_id.clone());
-    let upgraded = hyper::upgrade::on(request);
-    tokio::task::spawn_local(async move {
-        // An error here is a client that left before it had its 101.
-        let Ok(upgraded) = upgraded.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
-        let early = parts.read_buf.to_vec();
-        let (token, resumed) = token;
-        let adopted = parts.io.into_inner().into_socket().and_then(|socket| {
-            let mut hub = handshake.shared.hub.borrow_mut();
-            hub.adopt(hub::Upgraded { socket, token, request_id, resumed, early })
-        });
-        if let Err(error) = adopted {
-            tracing::warn!(%error, "a WebSocket was lost right after its handshake");
-        }
-    });
+    response.headers_mut().insert(SESSION, header_value(&token));
+    progress.accepted.set(Some(Accepted { token, request_id: request_id.clone(), resumed }));
     response
+}
+
+/// Gives a WebSocket to the hub. Its 101 is out, and `early` is what came behind the request.
+pub(super) fn adopt<A: App>(shared: &Shared<A>, accepted: Accepted, socket: impl IntoSocket, early: Vec<u8>) {
+    let Accepted { token, request_id, resumed } = accepted;
+    let adopted = socket.into_socket().and_then(|socket| {
+        let mut hub = shared.hub.borrow_mut();
+        hub.adopt(hub::Upgraded { socket, token, request_id, resumed, early })
+    });
+    if let Err(error) = adopted {
+        tracing::warn!(%error, "a WebSocket was lost right after its handshake");
+    }
 }
 
 /// The 101, the session's token and whether the client named it, if all is as it must be.

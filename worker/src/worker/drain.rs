@@ -55,11 +55,7 @@ pub(super) async fn drain<A: App>(shared: &Rc<Shared<A>>, within: Duration) -> D
 
 /// Waits until no HTTP connection is open, at most until `deadline`.
 async fn handshakes_end<A: App>(shared: &Rc<Shared<A>>, deadline: Instant) {
-    loop {
-        // At least once: a connection that has just become a WebSocket is taken by a task of its own.
+    while shared.handshakes.len() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        if shared.handshakes.len() == 0 || Instant::now() >= deadline {
-            return;
-        }
     }
 }
