@@ -32,7 +32,11 @@ use scene::{SCRATCH, Scene};
 use text::Text;
 use thread::{Finish, Thread};
 
-use character::{Character, EVERYBODY};
+pub use character::{Character, EVERYBODY};
+pub use expected::Expected;
+pub use frame::Malformed;
+pub use handshake::Refused;
+pub use heartbeats::Irregular;
 pub use report::{Progress, Report, What};
 
 /// Who takes part.

@@ -1,4 +1,7 @@
-//! The oracle itself: it finds nothing where nothing is.
+//! The oracle itself: it finds nothing where nothing is, and is blind to nothing.
+
+mod fake;
+mod flaw;
 
 use std::time::Duration;
 
@@ -6,6 +9,8 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::harness::oracle::{Crowd, What};
 use crate::harness::{Oracle, Service, eventually, eventually_async, seed};
+use fake::{Fake, INTERVAL};
+use flaw::Flaw;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -46,5 +51,29 @@ async fn a_killed_worker_is_noticed_by_its_clients_alone() {
     assert!(report.faults.len().abs_diff(served) <= CONNECTIONS / 10, "{served} were served; {report}");
     for fault in &report.faults {
         assert!(matches!(fault.what, What::Lost(_) | What::Ended), "{report}");
+    }
+}
+
+#[test]
+fn every_flaw_of_a_server_is_a_fault() {
+    let seed = seed();
+    let run = |flaw: Flaw| {
+        let crowd = Crowd { patience: 4 * SECOND, cast: flaw.cast(), ..Crowd::of(1, INTERVAL) };
+        let fake = Fake::start(flaw);
+        (flaw, Oracle::start(fake.address, crowd, seed))
+    };
+    let all: Vec<_> = Flaw::ALL.iter().copied().map(run).collect();
+    for (flaw, oracle) in all {
+        eventually(&format!("{flaw:?}"), || {
+            let now = oracle.sample();
+            (now.faults > 0 || (flaw.is_at_the_end() && now.messages >= 10)).then_some(())
+        });
+        let report = oracle.finish();
+        match (flaw, &report.faults[..]) {
+            (Flaw::None, []) => {}
+            (Flaw::None, _) => panic!("{report}"),
+            (_, [fault]) => assert!(flaw.is(&fault.what), "{flaw:?}: {fault}"),
+            (_, _) => panic!("{flaw:?}: {report}"),
+        }
     }
 }
