@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::harness::oracle::{Crowd, What};
+use crate::harness::oracle::{Character, Crowd, What};
 use crate::harness::{Oracle, Service, eventually, eventually_async, seed};
 use fake::{Fake, INTERVAL};
 use flaw::Flaw;
@@ -75,5 +75,30 @@ fn every_flaw_of_a_server_is_a_fault() {
             (_, [fault]) => assert!(flaw.is(&fault.what), "{flaw:?}: {fault}"),
             (_, _) => panic!("{flaw:?}: {report}"),
         }
+    }
+}
+
+#[test]
+fn a_seed_says_what_is_sent() {
+    const ENOUGH: usize = 1_000;
+    let cast: [&'static [Character]; 4] =
+        [&[Character::Fragmenter], &[Character::SlowReader], &[Character::Big], &[Character::Pinger]];
+    let seed = seed();
+    let run = |cast| {
+        [seed, seed, seed.wrapping_add(1)].map(|seed| {
+            let fake = Fake::start(Flaw::None);
+            let crowd = Crowd { cast, gap: Duration::from_millis(20), ..Crowd::of(1, INTERVAL) };
+            let oracle = Oracle::start(fake.address, crowd, seed);
+            (fake, oracle)
+        })
+    };
+    for (cast, runs) in cast.map(|cast| (cast, run(cast))) {
+        let [one, same, other] = runs.map(|(fake, oracle)| {
+            let heard = eventually("what is sent", || fake.heard(ENOUGH));
+            oracle.finish().assert_flawless();
+            heard
+        });
+        assert!(one == same, "{cast:?}");
+        assert!(one != other, "{cast:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,24 +17,35 @@ pub(super) const INTERVAL: Duration = Duration::from_millis(200);
 /// Where it listens. Its thread ends with the client.
 pub(super) struct Fake {
     pub(super) address: SocketAddr,
+    heard: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Fake {
     pub(super) fn start(flaw: Flaw) -> Fake {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("an address");
+        let heard = Arc::<Mutex<Vec<u8>>>::default();
+        let seen = Arc::clone(&heard);
         thread::spawn(move || {
             let (stream, _) = listener.accept().expect("the oracle comes");
-            Server { stream, flaw, input: Vec::new(), pongs: 0, counted: 0, kept: None, beats: 0, last_ms: 0 }.serve();
+            let input = Vec::new();
+            Server { stream, flaw, heard: seen, input, pongs: 0, counted: 0, kept: None, beats: 0, last_ms: 0 }.serve();
         });
-        Fake { address }
+        Fake { address, heard }
+    }
+
+    /// The first so many bytes that the client has sent behind its request, once they are there.
+    pub(super) fn heard(&self, length: usize) -> Option<Vec<u8>> {
+        self.heard.lock().expect("no panic").get(..length).map(<[u8]>::to_vec)
     }
 }
 
 struct Server {
     stream: TcpStream,
     flaw: Flaw,
-    /// Bytes of the client whose rest has not come.
+    /// All that the client has sent behind its request.
+    heard: Arc<Mutex<Vec<u8>>>,
+    /// Those of a frame whose rest has not come.
     input: Vec<u8>,
     pongs: u64,
     counted: u64,
@@ -55,8 +67,8 @@ impl Server {
             loop {
                 self.beat()?;
                 self.read()?;
-                while let Some((opcode, payload)) = self.next_frame() {
-                    self.answer(opcode, &payload)?;
+                while let Some((first, payload)) = self.next_frame() {
+                    self.answer(first, &payload)?;
                 }
             }
         });
@@ -70,6 +82,7 @@ impl Server {
             self.read()?;
         }
         let head = String::from_utf8_lossy(&std::mem::take(&mut self.input)).into_owned();
+        self.heard.lock().expect("no panic").clear();
         let named = head.split_once("session_uuid=").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or_default();
         let (status, session) = match self.flaw {
             Flaw::Refusal => ("503 Service Unavailable", named),
@@ -89,6 +102,7 @@ impl Server {
             Ok(0) => Err(Over),
             Ok(bytes) => {
                 self.input.extend(&room[..bytes]);
+                self.heard.lock().expect("no panic").extend(&room[..bytes]);
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
@@ -96,27 +110,32 @@ impl Server {
         }
     }
 
-    /// The client's next frame, unmasked: its opcode and payload.
+    /// The client's next frame, unmasked: its first byte and payload.
     fn next_frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let (first, second) = (*self.input.first()?, *self.input.get(1)? & 0x7f);
         let (length, start) = match second {
             126 => (usize::from(u16::from_be_bytes(*self.input.get(2..)?.first_chunk()?)), 4),
-            127 => unreachable!("nobody here is a big one"),
+            127 => (u64::from_be_bytes(*self.input.get(2..)?.first_chunk()?) as usize, 10),
             short => (usize::from(short), 2),
         };
         let key: [u8; 4] = *self.input.get(start..)?.first_chunk()?;
         let masked = self.input.get(start + 4..start + 4 + length)?;
         let payload = masked.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
         self.input.drain(..start + 4 + length);
-        Some((first & 0x0f, payload))
+        Some((first, payload))
     }
 
-    fn answer(&mut self, opcode: u8, payload: &[u8]) -> Result<(), Over> {
-        match opcode {
-            0x8 => return self.answer_close(payload),
-            0x9 => return self.answer_ping(payload),
-            _ => {}
+    fn answer(&mut self, first: u8, payload: &[u8]) -> Result<(), Over> {
+        match first {
+            0x88 => self.answer_close(payload),
+            0x89 => self.answer_ping(payload),
+            // Text, or its last fragment. None that comes in fragments begins as JSON does.
+            0x81 | 0x80 => self.answer_message(payload),
+            _ => Ok(()),
         }
+    }
+
+    fn answer_message(&mut self, payload: &[u8]) -> Result<(), Over> {
         if payload.starts_with(b"{") && serde_json::from_slice::<serde_json::Value>(payload).is_err() {
             let error: &[u8] = match self.flaw {
                 Flaw::CountForBadJson => br#"{"count":1}"#,
