@@ -8,6 +8,7 @@ pub mod example;
 pub mod http;
 pub mod lmdb;
 pub mod mount;
+pub mod oracle;
 pub mod procfs;
 pub mod redis;
 pub mod runners;
@@ -21,6 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use browser::Browser;
 pub use client::Client;
+pub use oracle::Oracle;
 pub use redis::Redis;
 pub use runners::Runners;
 pub use service::Service;

@@ -13,6 +13,7 @@ mod examples;
 mod faults;
 mod floods;
 mod http;
+mod oracle;
 mod page;
 mod protocol;
 mod redis;
