@@ -143,7 +143,7 @@ impl Session {
         let output = self.connect()?.ask(command, |line, reply| match (json, reply) {
             (true, _) => print(line),
             (false, Reply::Step { message }) => print(&format!("{}\n", table::printable(message))),
-            (false, Reply::Done { .. } | Reply::Error { .. }) => Ok(()),
+            (false, Reply::Progress { .. } | Reply::Done { .. } | Reply::Error { .. }) => Ok(()),
         })?;
         if !json {
             print(&page::render(&output, verb, self.colors)).map_err(Error::Output)?;

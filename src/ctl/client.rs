@@ -102,7 +102,7 @@ impl Client {
             let reply: Reply = serde_json::from_str(&line).map_err(|error| Error::Foreign(error.to_string()))?;
             each(&line, &reply).map_err(Error::Output)?;
             match reply {
-                Reply::Step { .. } => {}
+                Reply::Step { .. } | Reply::Progress { .. } => {}
                 Reply::Done { output } => return Ok(output),
                 Reply::Error { code: ErrorCode::PermissionDenied, .. } => {
                     return Err(Error::Denied("the supervisor".to_owned()));

@@ -12,6 +12,7 @@ use crate::config::VERSION;
 /// The answer to a command as text, newline at the end included.
 pub(super) fn render(output: &Output, verb: &Verb, colors: bool) -> String {
     match output {
+        Output::Takeover(receipt) => format!("{receipt:?}\n"),
         Output::Text { message } => format!("{}\n", printable(message)),
         Output::Status(status) => self::status(status, colors),
         Output::Pids { supervisor, workers } => pids(*supervisor, workers),

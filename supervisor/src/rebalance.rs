@@ -95,9 +95,11 @@ impl Supervisor<'_> {
         let Some(Rebalance { client, before, receipt }) = self.rebalance.take() else { return };
         let after = self.counted(&self.serving());
         let after = |slot: SlotId| after.iter().find(|(other, _)| *other == slot).map_or(0, |(_, count)| *count);
-        let slots = before.iter().map(|(slot, count)| format!("slot {slot}: {count} → {}", after(*slot)));
-        let message = format!("{}\n{receipt}", slots.collect::<Vec<_>>().join("\n"));
-        self.reply(Some(client), Reply::Done { output: Output::Text { message } });
+        for (slot, count) in before {
+            let message = format!("slot {slot}: {count} connections before, {} now", after(slot));
+            self.reply(Some(client), Reply::Step { message });
+        }
+        self.reply(Some(client), Reply::Done { output: Output::Text { message: receipt.to_string() } });
     }
 
     /// All workers that serve.

@@ -98,6 +98,12 @@ impl Oracle {
         self.gauges.read()
     }
 
+    /// Waits until so many connections are open, at most for [`SOON`].
+    pub async fn opened(&self, connections: usize) {
+        let what = format!("{connections} connections");
+        eventually_async(&what, async || (self.sample().open >= connections as _).then_some(())).await;
+    }
+
     /// Waits until so many more messages are answered, at most for [`SOON`]. Ends as well when something is wrong, which is
     /// for the report to tell.
     pub async fn answered(&self, messages: u64) {

@@ -543,7 +543,7 @@ fn the_shell_completes_remembers_and_leaves() {
     terminal.type_in("versi\t");
     terminal.wait_for("version ");
     terminal.type_in("\r");
-    terminal.wait_for("(control 2, protocol 2)");
+    terminal.wait_for("(control 1, protocol 2)");
     terminal.wait_for("baton blue> ");
     terminal.type_in("re\t\t");
     let candidates = terminal.wait_for("reopen-logs");

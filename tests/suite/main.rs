@@ -12,6 +12,7 @@ mod counts;
 mod examples;
 mod faults;
 mod floods;
+mod handoff;
 mod http;
 mod oracle;
 mod page;

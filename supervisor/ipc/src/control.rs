@@ -9,7 +9,7 @@ use crate::inheritance::Endpoint;
 use crate::scoreboard::{Cause, Slot, State};
 
 /// The version of the control protocol.
-pub const CONTROL_VERSION: u16 = 2;
+pub const CONTROL_VERSION: u16 = 1;
 
 /// The longest request line, in bytes, newline included.
 pub const MAX_REQUEST: usize = 64 * 1024;

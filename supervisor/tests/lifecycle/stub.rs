@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use baton_ipc::control::{BackplaneRow, ConnectionRow, Link, Relayed};
 use baton_ipc::messages::{Answer, DrainReport, FromWorker, Question, ToWorker};
+use baton_ipc::receipt::Pauses;
 use baton_ipc::scoreboard::monotonic_ms;
 use baton_ipc::{ChannelError, Endpoint, Inheritance, Scoreboard, Side, Slot};
 use baton_supervisor::{Service, Settings};
@@ -55,7 +56,7 @@ pub(crate) fn serve(arguments: &[String]) -> i32 {
 
 impl Service for Stub {
     fn work(&mut self, inheritance: Inheritance) -> i32 {
-        let Inheritance { slot, side, channel, listeners, scoreboard, accepting: _ } = inheritance;
+        let Inheritance { slot, side, channel, listeners, scoreboard, mut accepting } = inheritance;
         if self.0.runtime_dir.join(FORBIDDEN).exists() {
             channel.send(&FromWorker::Failed { cause: "told to fail".into() }, &[]).unwrap();
             return 3;
@@ -76,7 +77,7 @@ impl Service for Stub {
         loop {
             scoreboard.row(slot, side).tick().set(monotonic_ms());
             tell();
-            for (_, listener) in &listeners {
+            for (_, listener) in listeners.iter().filter(|_| accepting) {
                 while let Ok((mut stream, _)) = listener.accept() {
                     let _ = writeln!(stream, "{slot} {}", std::process::id());
                 }
@@ -93,13 +94,27 @@ impl Service for Stub {
                     listeners.extend(fds.into_iter().map(|fd| (owner, TcpListener::from(fd))));
                 }
                 Ok(Some((ToWorker::Return { slot: owner }, _))) => listeners.retain(|(slot, _)| *slot != owner),
+                Ok(Some((ToWorker::Accept { accept }, _))) => accepting = accept,
+                // It has nothing to give, and gets nothing.
+                Ok(Some((ToWorker::Lane { lane, .. }, _))) => {
+                    channel.send(&FromWorker::Taken { lane, pauses: Pauses::default() }, &[]).unwrap();
+                }
+                Ok(Some((ToWorker::Give { id, .. }, _))) => {
+                    channel.send(&FromWorker::Given { id, handed: 0, stayed: vec![] }, &[]).unwrap();
+                }
+                Ok(Some((ToWorker::CloseLane { .. }, _))) => {}
                 Ok(Some((ToWorker::Ask { id, question }, _))) => {
                     let answer = answer(slot, question);
                     channel.send(&FromWorker::Answer { id, answer }, &[]).unwrap();
                 }
                 Ok(None) => {
                     let mut fds = vec![PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-                    fds.extend(listeners.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+                    fds.extend(
+                        listeners
+                            .iter()
+                            .filter(|_| accepting)
+                            .map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
+                    );
                     let _ = poll(&mut fds, 200u16);
                 }
             }
