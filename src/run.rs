@@ -92,8 +92,12 @@ impl<A: App> baton_supervisor::Service for Runner<A> {
         Ok(self.config.supervisor.clone())
     }
 
-    fn probe(&mut self, sockets: Vec<(baton_ipc::Slot, std::os::fd::OwnedFd)>, pid: u32) -> Result<(), String> {
-        let _ = (sockets, pid);
+    fn probe(
+        &mut self,
+        _sockets: Vec<(baton_ipc::Slot, std::os::fd::OwnedFd)>,
+        _public: &[baton_ipc::Endpoint],
+        _pid: u32,
+    ) -> Result<(), String> {
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What each control command does.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use baton_ipc::channel::{ChannelError, PROTOCOL_VERSION};
 use baton_ipc::control::{CONTROL_VERSION, Command, ErrorCode, Output, Reply};
@@ -15,6 +16,7 @@ use crate::place::Place;
 use crate::signals::Wish;
 use crate::slot::Slot;
 use crate::supervisor::{Phase, Supervisor};
+use crate::takeover::{Role, Wishes};
 use crate::transfer::Who;
 
 /// The signals that mean something to a worker. It ignores those of the supervisor.
@@ -35,9 +37,12 @@ impl Supervisor<'_> {
             Command::Stop { slots } => self.stop(client, &slots).map(|()| None),
             Command::Restart { slots } => self.restart(client, &slots).map(|()| None),
             Command::Reload => self.reload(Some(client)).map(|()| None),
-            Command::Promote { .. } | Command::Rollback | Command::Upgrade => {
-                Err((ErrorCode::Failed, "there is no other generation".to_owned()))
+            Command::Promote { canary, watch_ms, keep_old } => {
+                let watch = Duration::from_millis(watch_ms);
+                self.promote(Some(client), Wishes { canary, watch, keep_old }).map(|()| None)
             }
+            Command::Rollback => self.begin_rollback(client).map(|()| None),
+            Command::Upgrade => self.upgrade(Some(client)).map(|()| None),
             Command::Rebalance => self.begin_rebalance(client).map(|()| None),
             Command::Scale { workers } => self.scale(Some(client), workers).map(|()| None),
             Command::Tail { slot, from } => self.tail(slot, from).map(Some),
@@ -109,6 +114,13 @@ impl Supervisor<'_> {
     pub(crate) fn ensure_free(&self) -> Result<(), Refusal> {
         if self.phase == Phase::Draining {
             return Err((ErrorCode::Busy, "the service is shutting down".to_owned()));
+        }
+        if self.driver.is_some() {
+            return Err((ErrorCode::Busy, "a takeover is under way".to_owned()));
+        }
+        if let Some(peer) = self.peer.as_ref().filter(|peer| !matches!(peer.role, Role::Successor | Role::Kept)) {
+            let color = &peer.generation.color;
+            return Err((ErrorCode::Busy, format!("the other generation ({color}) serves, or is about to")));
         }
         match (&self.operation, &self.rebalance) {
             (Some(operation), _) => Err((ErrorCode::Busy, format!("{} is not finished yet", operation.verb))),
@@ -246,6 +258,10 @@ impl Supervisor<'_> {
         question: impl Fn(bool) -> Question,
         gathered: Gathered,
     ) -> Result<(), Refusal> {
+        if self.driver.is_some() || self.peer.as_ref().is_some_and(|peer| peer.role == Role::Taking) {
+            // Some connections are here, some there, and some on their way.
+            return Err((ErrorCode::Busy, "a takeover is under way: try again in a moment".to_owned()));
+        }
         self.next_question += 1;
         let mut asked = BTreeSet::new();
         for slot in 0..self.places.len() as SlotId {

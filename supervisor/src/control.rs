@@ -56,7 +56,7 @@ impl Access {
 }
 
 impl Control {
-    /// Makes `COLOR.sock`. The second value tells that a supervisor of this color died here without cleaning up.
+    /// Makes `NAME.sock`: the name is the color. The second value tells that a supervisor of this color died here without cleaning up.
     pub(crate) fn open(directory: &Path, color: &str, group: Option<&str>) -> Result<(Control, bool), Error> {
         let path = directory.join(format!("{color}.sock"));
         let failed = |source| Error::Control { path: path.clone(), source };
@@ -158,6 +158,14 @@ impl Control {
     /// Whether somebody may come in now.
     pub(crate) fn is_open(&self) -> bool {
         self.paused_until.is_none()
+    }
+
+    /// Takes the name of a generation that is about to go.
+    pub(crate) fn rename(&mut self, directory: &Path, name: &str) -> io::Result<()> {
+        let path = directory.join(format!("{name}.sock"));
+        fs::rename(&self.path, &path)?;
+        self.path = path;
+        Ok(())
     }
 
     /// Removes the socket file, at the very end; not if it has become a successor's.

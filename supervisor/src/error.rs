@@ -46,6 +46,14 @@ pub enum Error {
     /// More or fewer slots than there can be.
     #[error("{0} workers are impossible: 1 to {max} are", max = baton_ipc::MAX_SLOTS)]
     Workers(u16),
+    /// The generation that runs does not let this one take over, or this one could not.
+    #[error("cannot take over from {color}: {reason}")]
+    Takeover {
+        /// The generation that runs.
+        color: String,
+        /// Why.
+        reason: String,
+    },
     /// A system call without which nothing works.
     #[error("cannot {what}: {source}")]
     System {

@@ -58,6 +58,7 @@ mod slot;
 mod status;
 mod supervisor;
 mod sys;
+mod takeover;
 mod transfer;
 mod transfers;
 mod waiting;
@@ -86,7 +87,12 @@ pub trait Service {
     /// Tries the service like a client, in a forked child that then exits: `sockets` lead to workers of ours, as if each
     /// had been accepted; without any, the public address is dialled, where this generation must answer. `Err` is a
     /// sentence for the operator.
-    fn probe(&mut self, sockets: Vec<(baton_ipc::Slot, std::os::fd::OwnedFd)>, pid: u32) -> Result<(), String>;
+    fn probe(
+        &mut self,
+        sockets: Vec<(baton_ipc::Slot, std::os::fd::OwnedFd)>,
+        public: &[baton_ipc::Endpoint],
+        pid: u32,
+    ) -> Result<(), String>;
 
     /// Opens the supervisor's own log files anew.
     fn reopen_logs(&mut self);
@@ -110,6 +116,10 @@ pub fn run(settings: Settings, service: &mut dyn Service) -> Result<(), Error> {
                 Err(error) => tracing::error!(%error, "ended"),
             }
             result
+        }
+        Ending::Probe(job, channel) => {
+            let (service, job) = supervisor.into_probe(job);
+            process::try_service(&channel, || service.probe(job.sockets, &job.public, job.pid))
         }
         Ending::Worker(birth, channel) => {
             let slot = birth.slot;

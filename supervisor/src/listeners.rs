@@ -18,6 +18,7 @@ use baton_ipc::{Endpoint, Listener, Slot};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::Error;
+use crate::takeover::Joined;
 
 /// The kernel takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 4096;
@@ -28,6 +29,8 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 /// All sockets of a generation.
 #[derive(Debug)]
 pub(crate) struct Listeners {
+    // As they were configured.
+    configured: Vec<Endpoint>,
     // With the ports that the kernel chose where 0 was asked for.
     endpoints: Vec<Endpoint>,
     slots: Vec<Vec<Listener>>,
@@ -47,7 +50,8 @@ impl Listeners {
     /// Binds every address for every slot. `patience`: how long to wait for an address that is in use, because a
     /// supervisor was killed here and its workers are still on their way out.
     pub(crate) fn bind(wanted: &[Endpoint], slots: Slot, patience: Duration) -> Result<Listeners, Error> {
-        let mut listeners = Listeners { endpoints: wanted.to_vec(), slots: vec![], files: vec![] };
+        let mut listeners =
+            Listeners { configured: wanted.to_vec(), endpoints: wanted.to_vec(), slots: vec![], files: vec![] };
         let deadline = Instant::now() + patience;
         for endpoint in wanted {
             match endpoint {
@@ -63,6 +67,115 @@ impl Listeners {
         let grown = listeners.grow(slots);
         grown.inspect_err(|_| listeners.remove_files())?;
         Ok(listeners)
+    }
+
+    /// Those of the generation that runs, as far as their addresses are wanted, and new ones for addresses that it does not
+    /// have. Of a generation that has fewer slots than this one, see [`Listeners::extras`].
+    pub(crate) fn adopt(wanted: &[Endpoint], joined: &mut Joined) -> Result<Listeners, Error> {
+        let mut listeners =
+            Listeners { configured: wanted.to_vec(), endpoints: wanted.to_vec(), slots: vec![], files: vec![] };
+        let known = |endpoint: &Endpoint| joined.configured.iter().position(|configured| configured == endpoint);
+        for (index, endpoint) in wanted.iter().enumerate() {
+            match (known(endpoint), endpoint) {
+                (Some(at), _) => listeners.endpoints[index] = joined.bound[at].clone(),
+                (None, Endpoint::Tcp(address)) => ensure_free(*address, wanted, Instant::now())?,
+                (None, Endpoint::Unix(path)) => {
+                    let file = SocketFile::bind(path).map_err(|error| refusal(endpoint, error))?;
+                    listeners.files.push(file);
+                }
+            }
+        }
+        let places: Vec<Option<usize>> = wanted.iter().map(known).collect();
+        for (slot, mut theirs) in (0..).zip(
+            std::mem::take(&mut joined.sockets)
+                .into_iter()
+                .map(|sockets| sockets.into_iter().map(Some).collect::<Vec<Option<OwnedFd>>>()),
+        ) {
+            let mut sockets = Vec::new();
+            for (index, place) in places.iter().enumerate() {
+                let adopted = place.and_then(|at| theirs.get_mut(at)).and_then(Option::take);
+                let endpoint = listeners.endpoints[index].clone();
+                match adopted {
+                    Some(socket) => {
+                        if let Endpoint::Unix(path) = &endpoint {
+                            listeners.adopt_file(path, &socket);
+                        }
+                        sockets.push(Listener { slot, endpoint, socket });
+                    }
+                    None => {
+                        let opened = listeners.open(index).map_err(|error| refusal(&endpoint, error));
+                        let (endpoint, socket) = opened?;
+                        listeners.endpoints[index] = endpoint.clone();
+                        sockets.push(Listener { slot, endpoint, socket });
+                    }
+                }
+            }
+            listeners.slots.push(sockets);
+        }
+        Ok(listeners)
+    }
+
+    fn adopt_file(&mut self, path: &Path, socket: &OwnedFd) {
+        if self.files.iter().any(|file| file.path == *path) {
+            return;
+        }
+        if let (Some(identity), Ok(socket)) = (identity(path), socket.try_clone()) {
+            let socket = Rc::new(UnixListener::from(socket));
+            self.files.push(SocketFile { path: path.to_owned(), identity, socket });
+        }
+    }
+
+    /// Makes sure that there is room for this many slots later: bound sockets for those that have none, in which nobody
+    /// can wait yet. [`Listeners::listen`] and [`Listeners::add`] put them in service.
+    pub(crate) fn extras(&self, slots: Slot) -> io::Result<Vec<Listener>> {
+        let mut extras = Vec::new();
+        for slot in self.slots()..slots {
+            for endpoint in &self.endpoints {
+                let socket = match endpoint {
+                    Endpoint::Tcp(address) => {
+                        let socket = tcp(*address, &self.endpoints)?;
+                        socket.set_reuse_port(true)?;
+                        socket.bind(&(*address).into())?;
+                        socket.into()
+                    }
+                    Endpoint::Unix(path) => {
+                        let file = self.files.iter().find(|file| file.path == *path);
+                        file.ok_or(io::ErrorKind::NotFound)?.socket.try_clone()?.into()
+                    }
+                };
+                extras.push(Listener { slot, endpoint: endpoint.clone(), socket });
+            }
+        }
+        Ok(extras)
+    }
+
+    /// Clients may come to this socket from now on.
+    pub(crate) fn listen(&self, listener: &Listener) -> io::Result<()> {
+        socket2::SockRef::from(&listener.socket).listen(BACKLOG)
+    }
+
+    /// Keeps a socket that is in service.
+    pub(crate) fn add(&mut self, listener: Listener) {
+        let slot = usize::from(listener.slot);
+        while self.slots.len() <= slot {
+            self.slots.push(vec![]);
+        }
+        self.slots[slot].push(listener);
+    }
+
+    /// How many slots have sockets.
+    pub(crate) fn slots(&self) -> Slot {
+        self.slots.len() as Slot
+    }
+
+    /// The files of Unix sockets are another generation's.
+    pub(crate) fn forget_files(&mut self) {
+        self.files.clear();
+    }
+
+    /// Where we were told to listen.
+    pub(crate) fn configured(&self) -> &[Endpoint] {
+        &self.configured
     }
 
     /// Where we listen.
@@ -109,7 +222,8 @@ impl Listeners {
 
     /// In a forked worker: its own, and all others closed.
     pub(crate) fn into_slot(mut self, slot: Slot) -> Vec<Listener> {
-        self.slots.swap_remove(slot.into())
+        // A slot that a takeover adds gets its sockets later.
+        if self.slots.len() > slot.into() { self.slots.swap_remove(slot.into()) } else { vec![] }
     }
 
     /// Removes the files of Unix sockets, at the very end; not if they have become somebody else's.
@@ -120,6 +234,16 @@ impl Listeners {
             }
         }
     }
+}
+
+/// That a socket which came from elsewhere is what it is said to be.
+pub(crate) fn ensure_is(socket: &OwnedFd, endpoint: &Endpoint) -> Result<(), String> {
+    let bound = socket2::SockRef::from(socket).local_addr().map_err(|error| error.to_string())?;
+    let is = match endpoint {
+        Endpoint::Tcp(address) => bound.as_socket() == Some(*address),
+        Endpoint::Unix(path) => bound.as_pathname() == Some(path.as_path()),
+    };
+    if is { Ok(()) } else { Err(format!("a listener is not at {endpoint}")) }
 }
 
 fn tcp(address: SocketAddr, all: &[Endpoint]) -> io::Result<Socket> {

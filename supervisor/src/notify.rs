@@ -39,6 +39,11 @@ impl Notifier {
         self.send("READY=1");
     }
 
+    /// This process is the one to watch from now on: it has taken over from the one that the service manager started.
+    pub(crate) fn main_pid(&self) {
+        self.send(&format!("MAINPID={}\nREADY=1", std::process::id()));
+    }
+
     /// Reading the configuration anew; [`Notifier::ready`] ends it.
     pub(crate) fn reloading(&self) {
         // systemd takes a reload for ours only if the time is later than its own request (sd_notify(3)).

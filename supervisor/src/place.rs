@@ -19,7 +19,8 @@ const RATE_SAMPLES: usize = 6;
 /// A slot and all that belongs to it.
 #[derive(Debug)]
 pub(crate) struct Place {
-    number: SlotId,
+    /// Which slot.
+    pub(crate) number: SlotId,
     pub(crate) slot: Slot,
     /// Where the process writes on the scoreboard.
     pub(crate) side: Side,

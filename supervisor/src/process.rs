@@ -110,6 +110,20 @@ impl Worker {
     }
 }
 
+/// The life of a child that tries something and says how it went.
+pub(crate) fn try_service(channel: &Channel, body: impl FnOnce() -> Result<(), String>) -> ! {
+    sys::name_process("baton-probe");
+    let outcome = match sys::reset_signals() {
+        Ok(()) => catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err("it panicked".to_owned())),
+        Err(error) => Err(format!("cannot reset signals: {error}")),
+    };
+    // A supervisor that is gone does not want to know.
+    let _ = channel.send(&outcome, &[]);
+    flush();
+    // SAFETY: ends the process without the exit handlers, which belong to the supervisor.
+    unsafe { libc::_exit(0) }
+}
+
 /// The rest of a forked worker's life. Everything it must not hold is closed already.
 pub(crate) fn live(slot: Slot, body: impl FnOnce() -> i32) -> ! {
     sys::name_process(&format!("baton-w{slot}"));

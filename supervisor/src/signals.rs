@@ -34,7 +34,11 @@ impl Supervisor<'_> {
             Signal::SIGTTIN => self.wish(Wish::More),
             Signal::SIGTTOU => self.wish(Wish::Fewer),
             Signal::SIGUSR1 => self.reopen_logs(),
-            Signal::SIGUSR2 => tracing::warn!("an upgrade by SIGUSR2 is not available yet; nothing was done"),
+            Signal::SIGUSR2 => {
+                if let Err((_, message)) = self.upgrade(None) {
+                    tracing::error!("{message}");
+                }
+            }
             other => tracing::warn!(signal = other.as_str(), "a signal that means nothing here"),
         }
     }
@@ -49,6 +53,10 @@ impl Supervisor<'_> {
 
     /// Drains everything; the loop ends when nobody is left.
     pub(crate) fn shut_down(&mut self, client: Option<ClientId>) {
+        if self.driver.is_some() {
+            // Clients that have come over in the middle of a takeover go back first; then this is called again.
+            return self.roll_back("it was asked to end");
+        }
         if self.phase != Phase::Draining {
             tracing::info!("draining");
             self.phase = Phase::Draining;

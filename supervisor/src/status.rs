@@ -4,8 +4,10 @@ use baton_ipc::Slot as SlotId;
 use baton_ipc::control::{Degraded, SlotStatus, Status};
 use baton_ipc::scoreboard::{COUNTER_MESSAGES, GAUGE_CONNECTIONS};
 
+use crate::process::Worker;
 use crate::slot::Slot;
 use crate::supervisor::{Phase, Supervisor};
+use crate::takeover::Role;
 
 impl Supervisor<'_> {
     /// Everything as it is now. A slot that was scaled away is told of until its worker is gone.
@@ -14,6 +16,9 @@ impl Supervisor<'_> {
         let phase = match self.phase {
             Phase::Draining => "draining",
             Phase::Starting => "starting",
+            Phase::Standby => "standby",
+            Phase::Running if self.peer.as_ref().is_some_and(|peer| peer.role == Role::Serving) => "standby",
+            Phase::Running if self.peer.as_ref().is_some_and(|peer| peer.role == Role::Taking) => "handing-over",
             Phase::Running if reloading => "reloading",
             Phase::Running => "running",
         };
@@ -23,7 +28,7 @@ impl Supervisor<'_> {
             pid: std::process::id(),
             uptime_seconds: self.now.duration_since(self.started).as_secs_f64(),
             phase: phase.to_owned(),
-            peer: None,
+            peer: self.peer_status(),
             listen: self.listeners.endpoints().to_vec(),
             backplane: self.settings.backplane.clone(),
             backplane_degraded: self.degraded(),
@@ -73,12 +78,15 @@ impl Supervisor<'_> {
             Slot::Starting { .. } | Slot::Serving { .. } | Slot::Draining { .. } => None,
             Slot::Killed { .. } | Slot::Stopped | Slot::Fatal { .. } => None,
         };
+        // The other side may be the other generation's.
+        let of = |worker: &Worker| self.board.row(slot, worker.side).gauge(GAUGE_CONNECTIONS).get();
+        let connections = place.workers().map(of).sum();
         SlotStatus {
             slot,
             state: place.slot.state(),
             pid: place.slot.pid().map(|pid| pid.as_raw() as u32),
             uptime_seconds: uptime.map_or(0.0, |uptime| uptime.as_secs_f64()),
-            connections: view.gauge(GAUGE_CONNECTIONS),
+            connections,
             messages: view.counter(COUNTER_MESSAGES),
             messages_per_second: place.rate.per_second(),
             restarts: place.unasked,

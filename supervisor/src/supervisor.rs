@@ -19,11 +19,15 @@ use crate::rebalance::Rebalance;
 use crate::signals::Wish;
 use crate::slot::{Event, Slot, Terms};
 use crate::sys::Signals;
+use crate::takeover::{Door, Driver, Joined, Peer, Probe, ProbeJob, Role, Upgrade};
 use crate::transfer::Transfer;
 use crate::{Error, Service, Settings};
 
 /// How often event loops are looked at and counters sampled.
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// How long somebody at the door may take to say hello.
+const HELLO: Duration = Duration::from_secs(5);
 
 /// How long a dead supervisor's workers may take to let go of the listeners, beyond their drain.
 const ORPHANS_GRACE: Duration = Duration::from_secs(2);
@@ -33,6 +37,8 @@ const ORPHANS_GRACE: Duration = Duration::from_secs(2);
 pub(crate) enum Phase {
     /// Some slot has not come up for the first time.
     Starting,
+    /// Ready, beside another generation that serves.
+    Standby,
     /// Serving.
     Running,
     /// On the way out.
@@ -45,6 +51,8 @@ pub(crate) enum Ending {
     Done(Result<(), Error>),
     /// This is a forked worker now.
     Worker(Birth, Channel),
+    /// This is a forked child that tries the service.
+    Probe(ProbeJob, Channel),
 }
 
 /// What a forked worker is.
@@ -79,6 +87,22 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) rebalance: Option<Rebalance>,
     /// The name of the last lane or transfer.
     pub(crate) last_name: u64,
+    /// Where successors come in.
+    pub(crate) door: Door,
+    /// Who has come in, and has not said hello.
+    pub(crate) visitor: Option<(Channel, Instant)>,
+    /// The other generation.
+    pub(crate) peer: Option<Peer>,
+    /// A takeover that this generation drives.
+    pub(crate) driver: Option<Driver>,
+    pub(crate) probe: Option<Probe>,
+    pub(crate) probe_wanted: Option<ProbeJob>,
+    /// The installed binary was started, to take over.
+    pub(crate) upgrading: Option<Upgrade>,
+    /// This generation has handed everything over.
+    pub(crate) retired: bool,
+    /// Which log ring is ours.
+    pub(crate) side: Side,
     pub(crate) started: Instant,
     /// The time of this turn.
     pub(crate) now: Instant,
@@ -97,24 +121,54 @@ impl<'a> Supervisor<'a> {
             return Err(Error::Workers(settings.workers));
         }
         let signals = Signals::block().map_err(Error::system("take signals"))?;
+        let mut joined = Joined::join(&settings)?;
         let group = settings.control_group.as_deref();
-        let (control, died) = Control::open(&settings.runtime_dir, &settings.color, group)?;
+        // The name of the incumbent is free only once it is gone.
+        let upgrade = joined.as_ref().is_some_and(|joined| joined.same_color);
+        let name = if upgrade { format!("{}.next", settings.color) } else { settings.color.clone() };
+        let (control, died) = Control::open(&settings.runtime_dir, &name, group)?;
+        let door = Door::open(&settings.runtime_dir, &name).inspect_err(|_| control.remove_file())?;
         let patience = if died { settings.drain_timeout + ORPHANS_GRACE } else { Duration::ZERO };
-        let listeners = Listeners::bind(&settings.listen, settings.workers, patience);
-        let listeners = listeners.inspect_err(|_| control.remove_file())?;
-        let board = Scoreboard::create(settings.workers).map_err(Error::system("make the scoreboard"));
-        let board = board.inspect_err(|_| {
+        let listeners = match &mut joined {
+            Some(joined) => Listeners::adopt(&settings.listen, joined),
+            None => Listeners::bind(&settings.listen, settings.workers, patience),
+        };
+        let clean_up = || {
             control.remove_file();
-            listeners.remove_files();
-        });
-        let board = Rc::new(board?);
-        service.scoreboard(Rc::clone(&board), board.current(None));
+            door.remove_file();
+        };
+        let listeners = listeners.inspect_err(|_| clean_up())?;
+        let now = Instant::now();
+        let (board, peer) = match joined {
+            Some(Joined { channel, incumbent, board, .. }) => {
+                let peer = Peer { channel, generation: incumbent, role: Role::Incumbent, since: now };
+                (board, Some(peer))
+            }
+            None => {
+                let board = Scoreboard::create(settings.workers).map_err(Error::system("make the scoreboard"));
+                let board = board.inspect_err(|_| {
+                    clean_up();
+                    listeners.remove_files();
+                });
+                (board?, None)
+            }
+        };
+        let board = Rc::new(board);
+        // What the other generation writes is its own.
+        let beside = peer.is_some();
+        let side = |slot: Option<SlotId>| if beside { board.current(slot).other() } else { board.current(slot) };
+        let own_side = side(None);
+        service.scoreboard(Rc::clone(&board), own_side);
         for endpoint in listeners.endpoints() {
             tracing::info!(address = %endpoint, color = settings.color, "listening");
         }
-        let now = Instant::now();
-        let place = |slot: SlotId| Place::new(slot, Slot::Vacant { retry_at: now }, now);
-        let places = (0..settings.workers).map(place).collect();
+        let place = |slot: SlotId| {
+            // Listeners of slots that the other generation had more of are lent.
+            let is_ours = slot < settings.workers;
+            let state = if is_ours { Slot::Vacant { retry_at: now } } else { Slot::Stopped };
+            Place { side: side(Some(slot)), ..Place::new(slot, state, now) }
+        };
+        let places = (0..settings.workers.max(listeners.slots())).map(place).collect();
         Ok(Supervisor {
             settings,
             service,
@@ -134,6 +188,15 @@ impl<'a> Supervisor<'a> {
             rebalance: None,
             // Both generations name lanes.
             last_name: u64::from(std::process::id()) << 32,
+            door,
+            visitor: None,
+            peer,
+            driver: None,
+            probe: None,
+            probe_wanted: None,
+            upgrading: None,
+            retired: false,
+            side: own_side,
             started: now,
             now,
             watch_from: now,
@@ -150,6 +213,9 @@ impl<'a> Supervisor<'a> {
             self.pass_time();
             if let Some((birth, channel)) = self.fork_workers().or_else(|| self.fork_reliefs()) {
                 return Ending::Worker(birth, channel);
+            }
+            if let Some((job, channel)) = self.fork_probe() {
+                return Ending::Probe(job, channel);
             }
             self.advance();
             self.arrange_lending();
@@ -186,6 +252,10 @@ impl<'a> Supervisor<'a> {
             }
         }
         self.look_at_reliefs();
+        self.look_at_probe();
+        self.look_at_takeover();
+        self.look_at_upgrade();
+        self.visitor.take_if(|(_, since)| self.now >= *since + HELLO);
         self.control.expire(self.now);
         self.finish_inquiries();
         self.notifier.alive(self.now);
@@ -221,6 +291,11 @@ impl<'a> Supervisor<'a> {
         let inheritance =
             Inheritance { slot, side, channel, listeners: listeners.into_slot(slot), accepting, scoreboard: board };
         (service, inheritance)
+    }
+
+    /// In a forked child that tries the service: closes all that belongs to the supervisor, by dropping it.
+    pub(crate) fn into_probe(self, job: ProbeJob) -> (&'a mut dyn Service, ProbeJob) {
+        (self.service, job)
     }
 
     /// Carries on what operators have asked for.
@@ -268,7 +343,17 @@ impl<'a> Supervisor<'a> {
     /// Notes that the first start is over, and keeps the service manager informed.
     fn announce(&mut self) {
         let serving = self.places.iter().filter(|place| matches!(place.slot, Slot::Serving { .. })).count();
-        if self.phase == Phase::Starting && serving > 0 && !self.active().iter().any(Place::is_new) {
+        let started = serving > 0 && !self.active().iter().any(Place::is_new);
+        let beside = self.peer.as_ref().is_some_and(|peer| peer.role == Role::Incumbent);
+        if self.phase == Phase::Starting && beside {
+            let died = self.active().iter().find(|place| place.unasked > 0);
+            if let Some(place) = died {
+                let cause = place.last_cause.clone().unwrap_or_default();
+                self.cannot_start_beside(&cause);
+            } else if serving == usize::from(self.settings.workers) {
+                self.stand_by();
+            }
+        } else if self.phase == Phase::Starting && started {
             self.phase = Phase::Running;
             self.notifier.ready();
             let took_ms = self.now.duration_since(self.started).as_millis() as u64;
@@ -276,6 +361,7 @@ impl<'a> Supervisor<'a> {
         }
         let verb = match self.phase {
             Phase::Draining => ", draining",
+            Phase::Standby => ", standing by",
             Phase::Starting | Phase::Running => "",
         };
         self.notifier.status(format!("{serving}/{} workers serving{verb}", self.settings.workers));
@@ -297,11 +383,6 @@ impl<'a> Supervisor<'a> {
         let cause = causes?.last()?.to_string();
         tracing::error!(cause, "every slot has given up: the service ends");
         Some(Err(Error::AllFatal { cause }))
-    }
-
-    /// Whether the workers of this generation are to accept.
-    pub(crate) fn accepting(&self) -> bool {
-        true
     }
 
     /// The slots in service: those beyond were scaled away.
@@ -329,6 +410,7 @@ impl<'a> Supervisor<'a> {
     /// Removes what the outside sees of us.
     pub(crate) fn clean_up(&self) {
         self.control.remove_file();
+        self.door.remove_file();
         self.listeners.remove_files();
     }
 }

@@ -59,7 +59,9 @@ impl Supervisor<'_> {
 
     /// A worker has taken what came over a lane.
     pub(crate) fn heard_taken(&mut self, lane: u64, pauses: &Pauses) {
-        let _ = self.transfers.iter_mut().any(|transfer| transfer.taken(lane, pauses));
+        if !self.transfers.iter_mut().any(|transfer| transfer.taken(lane, pauses)) && self.driver.is_none() {
+            self.pass_on_taken(lane, pauses.clone());
+        }
         self.finish_transfers();
     }
 
@@ -69,7 +71,7 @@ impl Supervisor<'_> {
         self.finish_transfers();
     }
 
-    fn finish_transfers(&mut self) {
+    pub(crate) fn finish_transfers(&mut self) {
         let over: Vec<Transfer> = self.transfers.extract_if(.., |transfer| transfer.is_over()).collect();
         for transfer in over {
             self.transfer_is_over(&transfer);
@@ -106,7 +108,9 @@ impl Supervisor<'_> {
                 }
                 self.rebalanced(receipt);
             }
-            Purpose::Takeover => {}
+            // The successor keeps the books, whoever gives.
+            Purpose::Takeover if self.driver.is_some() => self.took(transfer),
+            Purpose::Takeover => self.pass_on_given(transfer),
         }
     }
 }

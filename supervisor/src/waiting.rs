@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::Error;
 use crate::control::ClientId;
 use crate::supervisor::{SECOND, Supervisor};
+use crate::takeover::Driver;
 use crate::transfer::Who;
 
 /// Whom a poll entry belongs to.
@@ -21,6 +22,10 @@ pub(crate) enum Source {
     Client(ClientId),
     Channel(Who),
     Process(Who),
+    Door,
+    Visitor,
+    Peer,
+    Probe,
 }
 
 impl Supervisor<'_> {
@@ -40,6 +45,14 @@ impl Supervisor<'_> {
                 entries.push((Source::Process(who), PollFd::new(worker.pidfd(), PollFlags::POLLIN)));
             }
         }
+        let singles = [
+            Some((Source::Door, self.door.as_fd())),
+            self.visitor.as_ref().map(|(channel, _)| (Source::Visitor, channel.as_fd())),
+            self.peer.as_ref().map(|peer| (Source::Peer, peer.channel.as_fd())),
+            self.probe.as_ref().map(|probe| (Source::Probe, probe.child.channel.as_fd())),
+        ];
+        let singles = singles.into_iter().flatten();
+        entries.extend(singles.map(|(source, fd)| (source, PollFd::new(fd, PollFlags::POLLIN))));
         let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = entries.into_iter().unzip();
         let outcome = poll(&mut fds, self.patience());
         let ready = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::POLLERR);
@@ -72,7 +85,9 @@ impl Supervisor<'_> {
     fn patience(&self) -> PollTimeout {
         let slots = self.places.iter().flat_map(|place| place.slot.deadline().into_iter().chain(place.deadline()));
         let inquiries = self.inquiries.iter().map(|inquiry| inquiry.deadline);
-        let single = [Some(self.next_second), self.control.deadline(), self.notifier.deadline()];
+        let probe = self.probe.as_ref().map(|probe| probe.deadline);
+        let driver = self.driver.as_ref().and_then(Driver::deadline);
+        let single = [Some(self.next_second), self.control.deadline(), self.notifier.deadline(), probe, driver];
         let nearest = slots.chain(inquiries).chain(single.into_iter().flatten()).min();
         let wait = nearest.map_or(SECOND, |at| at.saturating_duration_since(Instant::now()));
         PollTimeout::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::from(1000u16))
@@ -92,6 +107,10 @@ impl Supervisor<'_> {
             },
             Source::Control => self.control.accept(self.now),
             Source::Client(id) => self.control.attend(id, events, self.now),
+            Source::Door => self.let_in(),
+            Source::Visitor => self.hear_visitor(),
+            Source::Peer => self.hear_peer(),
+            Source::Probe => self.hear_probe(),
             Source::Channel(who) => self.listen(who),
             Source::Process(who) => {
                 // Its last words first.

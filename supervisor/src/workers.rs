@@ -179,8 +179,9 @@ impl Supervisor<'_> {
         if held {
             place.worker = None;
             self.inquiries.iter_mut().for_each(|inquiry| inquiry.forget(slot));
-            self.apply(slot, Event::Exited { cause, words });
+            self.apply(slot, Event::Exited { cause, words: words.clone() });
             self.relief_without_holder(slot);
+            self.lost_a_worker(slot, &words);
         } else if place.relief.as_ref().and_then(Relief::worker).is_some_and(|worker| worker.pid == who.pid) {
             // Nobody is to be killed any more.
             if let Some(Relief::Starting { .. } | Relief::Handing { .. }) = place.relief.take() {

@@ -320,7 +320,8 @@ impl Service {
     pub fn ask(&self, args: &[&str]) -> Answer {
         let output = self.ctl(&[&["--json"], args].concat());
         let text = String::from_utf8_lossy(&output.stdout);
-        let reply: Reply = serde_json::from_str(text.trim().lines().last().unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let reply: Reply = serde_json::from_str(text.trim().lines().last().unwrap_or_default())
+            .unwrap_or_else(|error| panic!("{error}: {output:?}"));
         match reply {
             Reply::Done { output } => output,
             other => panic!("batonctl {args:?}: {other:?}"),

@@ -20,7 +20,6 @@ pub mod app;
 mod backplane;
 mod batch;
 mod connection;
-mod fault;
 mod frame;
 mod handoff;
 mod heartbeat;

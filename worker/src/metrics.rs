@@ -5,7 +5,7 @@ mod exposition;
 use std::rc::Rc;
 use std::time::Duration;
 
-use baton_ipc::scoreboard::{COUNTER_MESSAGES, COUNTERS, GAUGE_CONNECTIONS, GAUGES, Row};
+use baton_ipc::scoreboard::{COUNTER_MESSAGES, COUNTERS, GAUGE_CONNECTIONS, GAUGE_LIMIT, GAUGES, Row};
 use baton_ipc::{Scoreboard, Side, Slot};
 
 use serde::{Deserialize, Serialize};
@@ -235,6 +235,7 @@ pub(crate) static PAUSE: Histogram = Histogram {
 
 const _: () = assert!(PAUSE.first + PAUSE.bounds.len() + 2 <= COUNTERS);
 const _: () = assert!(Gauge::LABELS.len() <= GAUGES && Gauge::Connections as usize == GAUGE_CONNECTIONS);
+const _: () = assert!(Gauge::Limit as usize == GAUGE_LIMIT);
 
 /// One worker's numbers: it writes its own row.
 #[derive(Clone, Debug)]

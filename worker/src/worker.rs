@@ -247,6 +247,13 @@ async fn obey<A: App>(
                 }
             }
             Ok(Some((ToWorker::Return { slot }, _))) => acceptors.remove(slot),
+            Ok(Some((ToWorker::Admit, fds))) => {
+                for socket in fds {
+                    if let Err(error) = accept::admit_moved(shared, socket, Vec::new()) {
+                        tracing::warn!(%error, "a client that was passed in is lost");
+                    }
+                }
+            }
             Ok(Some((ToWorker::Accept { accept }, _))) => acceptors.accept(shared, accept),
             Ok(Some((ToWorker::Lane { lane, refuge }, fds))) => {
                 for socket in fds {

@@ -30,6 +30,8 @@ pub enum ToWorker {
         /// Whose sockets they are.
         slot: Slot,
     },
+    /// Serve the socket that comes as the packet's descriptor as if it had just been accepted.
+    Admit,
     /// Accept from the listeners, or leave off: they stay open in either case.
     Accept {
         /// Whether to.

@@ -35,6 +35,9 @@ pub const COUNTERS: usize = 128;
 /// The gauge that holds the number of open WebSockets; the supervisor shows it.
 pub const GAUGE_CONNECTIONS: usize = 0;
 
+/// The gauge that holds how many WebSockets the worker may have.
+pub const GAUGE_LIMIT: usize = 1;
+
 /// The counter that holds the number of messages received; the supervisor shows it.
 pub const COUNTER_MESSAGES: usize = 0;
 

@@ -25,7 +25,10 @@ const SCENARIOS: &[Scenario] = &[
     ("a_stopped_slot_lends_its_listener", a_stopped_slot_lends_its_listener),
     ("workers_that_cannot_start_end_the_service", workers_that_cannot_start_end_the_service),
     ("a_rolling_reload_loses_no_connection", a_rolling_reload_loses_no_connection),
-    ("a_failing_reload_stops_at_the_first_slot_and_takes_nothing", a_failing_reload_stops_at_the_first_slot_and_takes_nothing),
+    (
+        "a_failing_reload_stops_at_the_first_slot_and_takes_nothing",
+        a_failing_reload_stops_at_the_first_slot_and_takes_nothing,
+    ),
     ("scaling_up_and_down_loses_no_connection", scaling_up_and_down_loses_no_connection),
     ("signals_scale_and_end", signals_scale_and_end),
     ("a_second_supervisor_is_refused", a_second_supervisor_is_refused),

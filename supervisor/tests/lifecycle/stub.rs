@@ -102,7 +102,7 @@ impl Service for Stub {
                 Ok(Some((ToWorker::Give { id, .. }, _))) => {
                     channel.send(&FromWorker::Given { id, handed: 0, stayed: vec![] }, &[]).unwrap();
                 }
-                Ok(Some((ToWorker::CloseLane { .. }, _))) => {}
+                Ok(Some((ToWorker::CloseLane { .. } | ToWorker::Admit, _))) => {}
                 Ok(Some((ToWorker::Ask { id, question }, _))) => {
                     let answer = answer(slot, question);
                     channel.send(&FromWorker::Answer { id, answer }, &[]).unwrap();
@@ -125,7 +125,7 @@ impl Service for Stub {
         Ok(self.0.clone())
     }
 
-    fn probe(&mut self, _: Vec<(u16, std::os::fd::OwnedFd)>, _: u32) -> Result<(), String> {
+    fn probe(&mut self, _: Vec<(u16, std::os::fd::OwnedFd)>, _: &[Endpoint], _: u32) -> Result<(), String> {
         Ok(())
     }
 

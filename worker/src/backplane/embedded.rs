@@ -28,9 +28,9 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoT
 
 use super::{Backplane, BackplaneError, Health, Progress};
 use crate::batch::{Batch, Increment, Outcome, Publication};
-use crate::fault;
 use crate::settings::Settings;
 use crate::store::{self, Membership};
+use baton_ipc::fault;
 use bus::Bus;
 use record::Record;
 

@@ -27,8 +27,8 @@ use tokio::sync::mpsc;
 use super::embedded::ledger::{Answered, Plan, Unit, UnitId};
 use super::{Aim, Announced, Backplane, BackplaneError, Embedded, Health, Progress, Settlement};
 use crate::batch::{Batch, Publication};
-use crate::fault;
 use crate::redis::{Failure, Reason, Settings};
+use baton_ipc::fault;
 use script::{Counted, Layout};
 
 pub(crate) use bus::Message;

@@ -15,11 +15,11 @@ use super::lane::{ALL_GROUPS, Adopted, Lane};
 use super::packet::{Item, Packet};
 use crate::accept;
 use crate::app::App;
-use crate::fault;
 use crate::http::Moved;
 use crate::hub::Name;
 use crate::metrics::Single;
 use crate::worker::Shared;
+use baton_ipc::fault;
 
 /// Connections in one packet. Larger groups would pause each of them for longer.
 const GROUP: usize = 64;

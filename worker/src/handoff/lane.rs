@@ -18,10 +18,10 @@ use tokio::task::spawn_local;
 use super::packet::{Item, Packet};
 use super::{Arrival, Carried};
 use crate::app::App;
-use crate::fault;
 use crate::metrics::PAUSE;
 use crate::readable::Readable;
 use crate::worker::Shared;
+use baton_ipc::fault;
 
 /// A lane, as its giver needs it.
 #[derive(Debug)]

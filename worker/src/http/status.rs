@@ -43,6 +43,8 @@ pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
         "color": hub.settings.color,
         "version": hub.settings.version,
         "answered_by": shared.slot,
+        // Of this very process: of two generations that share a port it tells which one has answered.
+        "supervisor_pid": std::os::unix::process::parent_id(),
         "uptime_seconds": seconds_since(board.started_ms()),
         "connections": connections,
         "messages": messages,

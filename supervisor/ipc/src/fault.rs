@@ -3,7 +3,7 @@
 /// This process has come to a point. If the environment says `FAULT_POINT=NAME:SIGNAL:PATH` and there is a file at the
 /// path, whoever comes to the point of that name first removes the file and sends itself the signal.
 #[cfg(debug_assertions)]
-pub(crate) fn point(name: &str) {
+pub fn point(name: &str) {
     use std::sync::OnceLock;
 
     use nix::sys::signal::{Signal, raise};
@@ -23,4 +23,4 @@ pub(crate) fn point(name: &str) {
 }
 
 #[cfg(not(debug_assertions))]
-pub(crate) fn point(_name: &str) {}
+pub fn point(_name: &str) {}

@@ -1,0 +1,81 @@
+//! Starting the installed binary, which then takes over in our place: same color, same arguments.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use baton_ipc::control::{ErrorCode, Output, Reply};
+
+use crate::control::ClientId;
+use crate::supervisor::Supervisor;
+
+/// A program that was replaced is `/path (deleted)` in `/proc/PID/exe` (`proc_pid_exe(5)`).
+const DELETED: &str = " (deleted)";
+
+/// An upgrade that is under way.
+#[derive(Debug)]
+pub(crate) struct Upgrade {
+    child: std::process::Child,
+    client: Option<ClientId>,
+}
+
+impl Supervisor<'_> {
+    /// Starts the binary that is installed now.
+    pub(crate) fn upgrade(&mut self, client: Option<ClientId>) -> Result<(), (ErrorCode, String)> {
+        self.ensure_free()?;
+        if let Some(peer) = &self.peer {
+            let color = &peer.generation.color;
+            return Err((ErrorCode::Busy, format!("there is another generation already: {color}")));
+        }
+        if self.upgrading.is_some() {
+            return Err((ErrorCode::Busy, "an upgrade is under way already".to_owned()));
+        }
+        let program = installed().map_err(|error| (ErrorCode::Failed, format!("cannot find the program: {error}")))?;
+        let mut arguments = std::env::args_os();
+        let mut command = Command::new(&program);
+        if let Some(name) = arguments.next() {
+            command.arg0(name);
+        }
+        command.args(arguments).env("BATON_TAKEOVER", "now").env_remove("WATCHDOG_PID").stdin(Stdio::null());
+        let child = command.spawn();
+        let child =
+            child.map_err(|error| (ErrorCode::Failed, format!("cannot start {}: {error}", program.display())))?;
+        tracing::info!(program = %program.display(), pid = child.id(), "the installed binary starts, to take over");
+        let message = format!("{} starts with pid {}", program.display(), child.id());
+        self.reply(client, Reply::Step { message });
+        self.upgrading = Some(Upgrade { child, client });
+        Ok(())
+    }
+
+    /// Looks whether the successor has ended before it took over; whether it has, if it did.
+    pub(crate) fn look_at_upgrade(&mut self) {
+        let Some(Upgrade { child, client }) = &mut self.upgrading else { return };
+        let (pid, client) = (child.id(), *client);
+        if self.retired {
+            self.upgrading = None;
+            let message = format!("pid {pid} serves in place of {}", std::process::id());
+            return self.reply(client, Reply::Done { output: Output::Text { message } });
+        }
+        match child.try_wait() {
+            Ok(None) => {}
+            Ok(Some(status)) => {
+                self.upgrading = None;
+                let message =
+                    format!("the new binary ended ({status}) and has not taken over: serving on; its log says why");
+                tracing::error!("{message}");
+                self.reply(client, Reply::Error { code: ErrorCode::Failed, message });
+            }
+            Err(error) => tracing::error!(%error, "cannot look at the new binary"),
+        }
+    }
+}
+
+/// What is at the place of our own program now.
+fn installed() -> std::io::Result<PathBuf> {
+    let path = std::fs::read_link("/proc/self/exe")?;
+    let text = path.to_string_lossy();
+    Ok(match text.strip_suffix(DELETED) {
+        Some(path) => PathBuf::from(path),
+        None => path,
+    })
+}
