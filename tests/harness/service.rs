@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use baton_ipc::Slot;
 use baton_ipc::control::{ConnectionRow, Output as Answer, Reply, Status};
 use baton_ipc::scoreboard::State;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -30,12 +31,15 @@ pub struct Builder {
     user: Option<u32>,
     state_dir: Option<PathBuf>,
     listen: Option<String>,
+    descriptors: Option<u64>,
 }
 
 /// A running baton. Dropping it kills all its processes.
 pub struct Service {
     child: Child,
     dir: Arc<TempDir>,
+    /// The color that it was given, if any.
+    color: Option<String>,
     /// Where it listens.
     pub address: SocketAddr,
 }
@@ -57,6 +61,7 @@ impl Builder {
             user: None,
             state_dir: None,
             listen: None,
+            descriptors: None,
         }
         .with("--heartbeat-interval", "1h")
     }
@@ -125,6 +130,12 @@ impl Builder {
         self.dir.path()
     }
 
+    /// With so many descriptors a process, `RLIMIT_NOFILE`.
+    pub fn descriptors(mut self, limit: u64) -> Builder {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// The command, ready to run; its standard error goes to `log`.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
@@ -145,6 +156,11 @@ impl Builder {
             .stderr(log);
         if let Some(uid) = self.user {
             command.uid(uid).gid(uid);
+        }
+        if let Some(limit) = self.descriptors {
+            let act = move || setrlimit(Resource::RLIMIT_NOFILE, limit, limit).map_err(Into::into);
+            // SAFETY: one system call, which is all that may be done between fork and exec.
+            unsafe { command.pre_exec(act) };
         }
         die_with_us(&mut command);
         command
@@ -182,7 +198,8 @@ impl Builder {
     pub fn spawn(self) -> Service {
         let before = log_of(&self.dir).len();
         let child = self.command().spawn().expect("baton starts");
-        let mut service = Service { child, dir: self.dir, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
+        let color = self.args.iter().skip_while(|arg| *arg != "--color").nth(1).cloned();
+        let mut service = Service { child, dir: self.dir, color, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
         service.address = eventually("listening", || {
             if let Ok(Some(status)) = service.child.try_wait() {
                 panic!("baton ended with {status}:\n{}", service.log());
@@ -311,7 +328,11 @@ impl Service {
     /// Runs `batonctl` and returns what it said.
     pub fn ctl(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_batonctl"));
-        command.arg("--runtime-dir").arg(self.dir.path().join("run")).args(args).stdin(Stdio::null());
+        command.arg("--runtime-dir").arg(self.dir.path().join("run")).stdin(Stdio::null());
+        if let Some(color) = &self.color {
+            command.args(["--color", color]);
+        }
+        command.args(args);
         command.output().expect("batonctl runs")
     }
 
@@ -389,6 +410,21 @@ impl Service {
         eventually(&format!("log line {message:?}"), || {
             self.log_lines().find(|line| line["message"].as_str().is_some_and(|text| text.contains(message)))
         })
+    }
+
+    /// `batonctl status`, if it answers at all.
+    pub fn try_status(&self) -> Option<Status> {
+        let output = self.ctl(&["--json", "status"]);
+        let reply = serde_json::from_slice(&output.stdout).ok()?;
+        match reply {
+            Reply::Done { output: Answer::Status(status) } => Some(*status),
+            Reply::Done { .. } | Reply::Step { .. } | Reply::Progress { .. } | Reply::Error { .. } => None,
+        }
+    }
+
+    /// Whether it runs.
+    pub fn is_alive(&self) -> bool {
+        is_alive(self.pid())
     }
 
     /// Waits until it has ended by itself.

@@ -20,3 +20,4 @@ mod protocol;
 mod redis;
 mod shutdown;
 mod store;
+mod takeover;

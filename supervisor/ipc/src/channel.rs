@@ -15,6 +15,19 @@ use serde::de::DeserializeOwned;
 /// The version of what crosses here. A packet of another version is refused, never guessed at.
 pub const PROTOCOL_VERSION: u16 = 2;
 
+/// The version that this process speaks: a build with debug assertions can be told to pretend that it is another one.
+pub fn version() -> u16 {
+    #[cfg(debug_assertions)]
+    {
+        use std::sync::OnceLock;
+        static VERSION: OnceLock<u16> = OnceLock::new();
+        let told = || std::env::var("BATON_PROTOCOL_VERSION").ok()?.parse().ok();
+        *VERSION.get_or_init(|| told().unwrap_or(PROTOCOL_VERSION))
+    }
+    #[cfg(not(debug_assertions))]
+    PROTOCOL_VERSION
+}
+
 /// The largest packet, in bytes; well under the default send buffer of a Unix socket (212,992 bytes).
 pub const MAX_PACKET: usize = 128 * 1024;
 
@@ -39,7 +52,7 @@ pub enum ChannelError {
     #[error("the other end does not read: its queue is full")]
     Full,
     /// The packet speaks another version.
-    #[error("the other end speaks protocol version {theirs}, this end {PROTOCOL_VERSION}")]
+    #[error("the other end speaks protocol version {theirs}, this end {}", version())]
     Version {
         /// The version the packet carried.
         theirs: u16,
@@ -87,7 +100,7 @@ impl Channel {
     /// Sends bytes that mean something to the other end, whatever their number: those over [`MAX_PACKET`] travel in a
     /// memfd, which is one descriptor more.
     pub fn send_packet(&self, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-        let mut packet = PROTOCOL_VERSION.to_le_bytes().to_vec();
+        let mut packet = version().to_le_bytes().to_vec();
         let mut raw: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
         let beside = (HEADER + body.len() > MAX_PACKET).then(|| written_aside(body)).transpose()?;
         match &beside {
@@ -135,11 +148,11 @@ impl Channel {
             return Err(ChannelError::Truncated("descriptors are missing: the limit on open files was reached"));
         }
         packet.truncate(length);
-        let Some((version, rest)) = packet.split_first_chunk::<2>() else {
+        let Some((theirs, rest)) = packet.split_first_chunk::<2>() else {
             return Err(ChannelError::Truncated("no version"));
         };
-        match u16::from_le_bytes(*version) {
-            PROTOCOL_VERSION => {}
+        match u16::from_le_bytes(*theirs) {
+            theirs if theirs == version() => {}
             theirs => return Err(ChannelError::Version { theirs }),
         }
         match rest.first() {

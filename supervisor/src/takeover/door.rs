@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use baton_ipc::channel::{ChannelError, PROTOCOL_VERSION};
+use baton_ipc::channel::{self, ChannelError};
 use baton_ipc::control::Generation;
 use baton_ipc::takeover::Message;
 use baton_ipc::{Channel, Endpoint, Scoreboard};
@@ -165,15 +165,16 @@ fn greet(channel: Channel, settings: &Settings) -> Result<Joined, String> {
     Ok(Joined { channel, incumbent, configured, bound, sockets, board, same_color: false })
 }
 
-fn receive(channel: &Channel, end: Instant) -> Result<(Message, Vec<OwnedFd>), String> {
+fn receive(line: &Channel, end: Instant) -> Result<(Message, Vec<OwnedFd>), String> {
     loop {
-        match channel.recv::<Message>() {
+        match line.recv::<Message>() {
             Ok(Some(received)) => return Ok(received),
             Ok(None) => {}
             Err(ChannelError::Version { theirs }) => {
                 return Err(format!(
-                    "it speaks protocol version {theirs} and this binary {PROTOCOL_VERSION}: they cannot hand connections \
-                     over; stop it and start this one instead"
+                    "it speaks protocol version {theirs} and this binary {}: they cannot hand connections \
+                     over; stop it and start this one instead",
+                    channel::version()
                 ));
             }
             Err(error) => return Err(error.to_string()),
@@ -182,7 +183,7 @@ fn receive(channel: &Channel, end: Instant) -> Result<(Message, Vec<OwnedFd>), S
         if left.is_zero() {
             return Err(format!("it does not answer within {PATIENCE:?}"));
         }
-        let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
         // Interrupted or not: the loop looks.
         let _ = poll(&mut fds, timeout);

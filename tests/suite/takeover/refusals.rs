@@ -1,0 +1,67 @@
+//! Takeovers that must not be, and leave everything as it was.
+
+use super::{Succession, builder, crowd, promote};
+use crate::harness::oracle::{Character, Crowd};
+use crate::harness::{Oracle, seed};
+
+#[tokio::test]
+async fn a_generation_with_too_few_descriptors_is_refused_in_preflight() {
+    let generations = Succession::begin(builder().with("--workers", "2"));
+    let idle = Crowd { cast: &[Character::Idler], ..crowd(200) };
+    let oracle = Oracle::start(generations.serving.address, idle, seed());
+    oracle.opened(200).await;
+    let mut next = generations.standby(|builder| builder.descriptors(64 + 50));
+    let output = next.ctl(&["promote"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("one may have 50"), "{said}");
+    assert!(!next.wait(super::SECOND * 15).success());
+    assert_eq!(generations.serving.status().phase, "running");
+    oracle.finish().assert_flawless();
+}
+
+#[test]
+fn a_successor_that_shares_something_else_is_refused_before_anything_is_touched() {
+    let generations = Succession::begin(builder());
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let other = generations.builder.clone().state_dir(elsewhere.path()).with("--color", "green");
+    let (status, said) = other.with("--takeover", "wait").refused();
+    assert!(!status.success() && said.contains("counts would part"), "{said}");
+    let status = generations.serving.status();
+    assert!(status.phase == "running" && status.peer.is_none(), "{status:?}");
+}
+
+#[test]
+fn another_version_of_the_protocol_is_refused_with_the_reason() {
+    let generations = Succession::begin(builder());
+    let other = generations.builder.clone().with("--color", "green").with("--takeover", "wait");
+    for version in ["1", "3"] {
+        let (status, said) = other.clone().env("BATON_PROTOCOL_VERSION", version).refused();
+        assert!(!status.success() && said.contains("speaks protocol version 2"), "{version}: {said}");
+        assert!(said.contains(&format!("this binary {version}")), "{said}");
+    }
+    assert!(generations.serving.status().peer.is_none());
+}
+
+#[test]
+fn a_generation_may_allow_no_other() {
+    let generations = Succession::begin(builder().with("--max-generations", "1"));
+    let (status, said) =
+        generations.builder.clone().with("--color", "green").with("--takeover", "wait").refused();
+    assert!(!status.success() && said.contains("max-generations"), "{said}");
+}
+
+#[test]
+fn a_second_promote_and_one_of_who_serves_are_refused() {
+    let mut generations = Succession::begin(builder());
+    let serving = generations.serving.ctl(&["promote"]);
+    let said = String::from_utf8_lossy(&serving.stderr).into_owned();
+    assert!(!serving.status.success() && said.contains("it serves already"), "{said}");
+    let next = generations.standby(|builder| builder);
+    promote(&next, &[]);
+    let again = next.ctl(&["promote"]);
+    assert!(!again.status.success());
+    let rollback = next.ctl(&["rollback"]);
+    let said = String::from_utf8_lossy(&rollback.stderr).into_owned();
+    assert!(!rollback.status.success() && said.contains("no old generation was kept"), "{said}");
+    assert!(generations.serving.wait(super::SECOND * 15).success());
+}
