@@ -9,6 +9,7 @@
 //! | `logging` | the log of every process |
 //! | [`Counter`] | the message counter, the application of the binary `baton` |
 //! | `run` | `baton run`: the composition root |
+//! | `probe` | whether a service does its work, as a client sees it |
 //! | `ctl` | `batonctl` |
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ mod config;
 mod counter;
 mod ctl;
 mod logging;
+mod probe;
 mod run;
 
 pub use baton_worker::{App, Message, Reply, Session, Token};
