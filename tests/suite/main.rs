@@ -14,6 +14,7 @@ mod faults;
 mod floods;
 mod http;
 mod page;
+mod promote;
 mod protocol;
 mod redis;
 mod shutdown;
