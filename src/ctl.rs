@@ -252,7 +252,7 @@ fn choose(clients: Vec<Client>, fits: impl Fn(&Status) -> bool) -> Result<Vec<Cl
     let colors = clients.iter().map(|client| client.color.clone()).collect();
     let mut chosen = Vec::new();
     for mut client in clients {
-        if fits(&client.status()?) {
+        if fits(&client.status(None)?) {
             chosen.push(client);
         }
     }

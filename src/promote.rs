@@ -68,6 +68,17 @@ pub(crate) fn promote(wish: &Wish, sources: Sources) -> ExitCode {
     }
 }
 
+/// How the start of a new generation has come out.
+enum Start {
+    /// It stands by, with this pid.
+    Ready(u32),
+    /// It serves: there was nobody to take over from any more.
+    Serves(u32),
+    Ended,
+    Late,
+    Interrupted,
+}
+
 struct Promotion<'a> {
     wish: &'a Wish,
     loaded: Loaded,
@@ -90,7 +101,10 @@ impl Promotion<'_> {
 
     /// Whether no connection was lost.
     fn perform(mut self, sources: Sources) -> Result<bool, Failure> {
-        let running = standing::ask(self.directory()).map_err(Failure::Failed)?;
+        let running = standing::ask(self.directory(), &self.interrupts).map_err(|error| match error {
+            Error::Interrupted => Failure::Interrupted("interrupted, before anything was done".to_owned()),
+            other => Failure::Failed(format!("cannot ask who serves: {other}")),
+        })?;
         let plan = standing::plan(&running, self.directory()).map_err(Failure::Failed)?;
         let started = match plan.new {
             New::StandsBy(pid) => {
@@ -132,40 +146,52 @@ impl Promotion<'_> {
         Started::daemon(&sources, self.directory(), plan.color).map_err(Failure::Failed)
     }
 
-    /// The pid of the new generation's supervisor, once it is ready.
-    fn wait_for_standby(&mut self, plan: &Plan, started: &mut Started) -> Result<u32, Failure> {
+    /// The pid of the new generation's supervisor, once it is ready. One that does not get there is ended.
+    fn wait_for_standby(&self, plan: &Plan, started: &mut Started) -> Result<u32, Failure> {
         let Plan { color, old, .. } = plan;
         let patience = (self.loaded.config.supervisor.start_timeout * 2).max(LEAST_START);
-        let deadline = Instant::now() + patience;
-        loop {
-            let status = standing::status(self.directory(), color).map_err(Failure::Failed)?;
-            match status {
-                Some(status) if status.phase == "standby" => return Ok(status.pid),
-                Some(status) if status.phase == "running" => {
-                    return Err(Failure::Failed(format!(
-                        "{color} (pid {}) serves already: the old generation was gone before it could be relieved",
-                        status.pid
-                    )));
-                }
-                Some(_) | None => {}
-            }
-            if let Some(said) = started.died() {
-                return Err(Failure::Failed(format!("{said}\n{color} did not start: {old} goes on serving")));
-            }
-            if Instant::now() >= deadline {
-                started.end();
-                let (said, seconds) = (started.said(), patience.as_secs());
+        let failure = match self.look_until_standby(color, started, Instant::now() + patience) {
+            Start::Ready(pid) => return Ok(pid),
+            Start::Serves(pid) => {
                 return Err(Failure::Failed(format!(
-                    "{said}\n{color} was not ready after {seconds} s and was ended: {old} goes on serving"
+                    "{color} (pid {pid}) serves already: {old} was gone before it could be relieved"
                 )));
             }
-            match self.interrupts.pause(LOOK) {
-                Ok(Wait::Over) => {}
-                Ok(Wait::Interrupted) | Err(_) => {
-                    started.end();
-                    let reason = format!("interrupted: {color} was ended before it took over; {old} goes on serving");
-                    return Err(Failure::Interrupted(reason));
-                }
+            Start::Ended => {
+                Failure::Failed(format!("{color} did not start: {old} goes on serving. {}", started.said()))
+            }
+            Start::Late => {
+                let seconds = patience.as_secs();
+                let said = started.said();
+                Failure::Failed(format!(
+                    "{color} was not ready after {seconds} s and is ended: {old} goes on serving. {said}"
+                ))
+            }
+            Start::Interrupted => Failure::Interrupted(format!(
+                "interrupted: {color} is ended before it has taken over; {old} goes on serving"
+            )),
+        };
+        started.end();
+        Err(failure)
+    }
+
+    fn look_until_standby(&self, color: &str, started: &mut Started, deadline: Instant) -> Start {
+        loop {
+            match standing::status(self.directory(), color, &self.interrupts) {
+                Ok(Some(status)) if status.phase == "standby" => return Start::Ready(status.pid),
+                Ok(Some(status)) if status.phase == "running" => return Start::Serves(status.pid),
+                Err(Error::Interrupted) => return Start::Interrupted,
+                // It starts; or it is stuck, and may come to itself until its time is over.
+                Ok(Some(_) | None) | Err(_) => {}
+            }
+            if started.has_ended() {
+                return Start::Ended;
+            }
+            if Instant::now() >= deadline {
+                return Start::Late;
+            }
+            if !matches!(self.interrupts.pause(LOOK), Ok(Wait::Over)) {
+                return Start::Interrupted;
             }
         }
     }

@@ -103,8 +103,8 @@ impl Client {
     }
 
     /// Asks how it is.
-    pub(crate) fn status(&mut self) -> Result<Status, Error> {
-        match self.ask(Command::Status, |_, _| Ok(()))? {
+    pub(crate) fn status(&mut self, interrupts: Option<&Interrupts>) -> Result<Status, Error> {
+        match self.ask_until(interrupts, Command::Status, |_, _| Ok(()))? {
             Output::Status(status) => Ok(*status),
             _ => Err(Error::Foreign("no status in it".to_owned())),
         }
@@ -130,7 +130,7 @@ impl Client {
         self.stream.get_ref().set_read_timeout(patience).map_err(lost)?;
         self.send(&Request { version: CONTROL_VERSION, command })?;
         loop {
-            let line = self.receive(interrupts)?;
+            let line = self.receive(interrupts, patience)?;
             let reply: Reply = serde_json::from_str(&line).map_err(|error| Error::Foreign(error.to_string()))?;
             each(&line, &reply).map_err(Error::Output)?;
             match reply {
@@ -154,21 +154,29 @@ impl Client {
         }
     }
 
-    fn receive(&mut self, interrupts: Option<&Interrupts>) -> Result<String, Error> {
+    fn receive(&mut self, interrupts: Option<&Interrupts>, patience: Option<Duration>) -> Result<String, Error> {
         // Lines that came together are read together: of those after the first the socket says nothing.
         if let (Some(interrupts), []) = (interrupts, self.stream.buffer()) {
-            match interrupts.until_readable(self.stream.get_ref().as_fd()).map_err(lost)? {
-                Wait::Over => {}
-                Wait::Interrupted => return Err(Error::Interrupted),
+            match interrupts.until_readable(self.stream.get_ref().as_fd(), patience) {
+                Ok(Wait::Over) => {}
+                Ok(Wait::Interrupted) => return Err(Error::Interrupted),
+                Err(error) => return Err(broken(error)),
             }
         }
         let mut line = String::new();
         match self.stream.read_line(&mut line) {
             Ok(0) => Err(Error::Lost(String::new())),
             Ok(_) => Ok(line),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(Error::Silent),
-            Err(error) => Err(lost(error)),
+            Err(error) => Err(broken(error)),
         }
+    }
+}
+
+/// A wait that has come to nothing.
+fn broken(error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Silent,
+        _ => lost(error),
     }
 }
 

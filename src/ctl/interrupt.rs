@@ -36,10 +36,13 @@ impl Interrupts {
         self.outcome()
     }
 
-    /// Waits until there is something to read, at most until SIGINT.
-    pub(crate) fn until_readable(&self, other: BorrowedFd<'_>) -> io::Result<Wait> {
-        poll(&mut [self.wanted(), PollFd::new(other, PollFlags::POLLIN)], PollTimeout::NONE)?;
-        self.outcome()
+    /// Waits until there is something to read, at most until SIGINT; patience that ends is an error.
+    pub(crate) fn until_readable(&self, other: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<Wait> {
+        let timeout = patience.map_or(PollTimeout::NONE, |time| time.try_into().unwrap_or(PollTimeout::MAX));
+        match poll(&mut [self.wanted(), PollFd::new(other, PollFlags::POLLIN)], timeout)? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => self.outcome(),
+        }
     }
 
     fn wanted(&self) -> PollFd<'_> {

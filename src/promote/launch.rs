@@ -55,16 +55,15 @@ impl Started {
         Ok(Started::Unit(unit))
     }
 
-    /// What it said at last, if it has ended.
-    pub(super) fn died(&mut self) -> Option<String> {
-        let ended = match self {
+    /// Whether it has ended by itself.
+    pub(super) fn has_ended(&mut self) -> bool {
+        match self {
             Started::Daemon { child, .. } => !matches!(child.try_wait(), Ok(None)),
             Started::Unit(unit) => unit.has_ended(),
-        };
-        ended.then(|| self.said())
+        }
     }
 
-    /// The end of what it has said.
+    /// The end of what it has said, as a sentence.
     pub(super) fn said(&self) -> String {
         let text = match self {
             Started::Daemon { said, .. } => std::fs::read(said).unwrap_or_default(),
@@ -73,7 +72,7 @@ impl Started {
         last_lines(&String::from_utf8_lossy(&text), SHOWN_LINES)
     }
 
-    /// Ends it, before it has any client.
+    /// Ends what is left of it, before it has any client.
     pub(super) fn end(&mut self) {
         match self {
             // Its workers notice, and end by themselves.
@@ -93,10 +92,10 @@ impl Started {
             // systemd may start it anew as soon as it goes.
             Started::Unit(unit) => unit.stop(),
             Started::Daemon { .. } => {
-                while self.died().is_none() && Instant::now() < deadline {
+                while !self.has_ended() && Instant::now() < deadline {
                     let _ = interrupts.pause(LOOK);
                 }
-                let status = standing::status(directory, color);
+                let status = standing::status(directory, color, interrupts);
                 if status.is_ok_and(|status| status.is_some_and(|status| status.phase == "standby")) {
                     self.end();
                 }
@@ -108,7 +107,7 @@ impl Started {
 fn last_lines(text: &str, most: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let shown = &lines[lines.len().saturating_sub(most)..];
-    if shown.is_empty() { "it has said nothing".to_owned() } else { shown.join("\n") }
+    if shown.is_empty() { "It said nothing".to_owned() } else { format!("It said:\n{}", shown.join("\n")) }
 }
 
 #[cfg(test)]
@@ -117,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_end_of_what_was_said() {
-        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc");
-        assert_eq!(last_lines("", 2), "it has said nothing");
+        assert_eq!(last_lines("a\nb\nc\n", 2), "It said:\nb\nc");
+        assert_eq!(last_lines("", 2), "It said nothing");
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use baton_ipc::control::Status;
 
 use crate::ctl::client::{COLORS, Client, Error};
+use crate::ctl::interrupt::Interrupts;
 use crate::ctl::keeps_another;
 
 /// A generation.
@@ -42,18 +43,18 @@ pub(super) enum New {
 }
 
 /// The state of every generation that answers.
-pub(super) fn ask(directory: &Path) -> Result<Vec<Status>, String> {
-    COLORS.iter().filter_map(|color| status(directory, color).transpose()).collect()
+pub(super) fn ask(directory: &Path, interrupts: &Interrupts) -> Result<Vec<Status>, Error> {
+    COLORS.iter().filter_map(|color| status(directory, color, interrupts).transpose()).collect()
 }
 
-/// The state of one, if it answers.
-pub(super) fn status(directory: &Path, color: &str) -> Result<Option<Status>, String> {
-    let asked = Client::connect(&[directory.to_owned()], Some(color)).and_then(|mut client| client.status());
-    match asked {
+/// The state of one, if it is there.
+pub(super) fn status(directory: &Path, color: &str, interrupts: &Interrupts) -> Result<Option<Status>, Error> {
+    let client = Client::connect(&[directory.to_owned()], Some(color));
+    match client.and_then(|mut client| client.status(Some(interrupts))) {
         Ok(status) => Ok(Some(status)),
         // The latter on its way out, or in.
         Err(Error::Unreachable(_) | Error::Lost(_)) => Ok(None),
-        Err(error) => Err(format!("cannot ask {color} how it is: {error}")),
+        Err(error) => Err(error),
     }
 }
 

@@ -41,7 +41,7 @@ impl fmt::Display for Verdict {
 pub(super) fn find(directory: &Path, plan: &Plan, interrupts: &Interrupts) -> Verdict {
     let deadline = Instant::now() + SETTLE;
     loop {
-        let verdict = judge(&standing::ask(directory).unwrap_or_default(), plan);
+        let verdict = judge(&standing::ask(directory, interrupts).unwrap_or_default(), plan);
         let settled = match &verdict {
             Verdict::Old(_) | Verdict::New(_) => true,
             Verdict::Neither(said) => said.is_empty(),
