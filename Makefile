@@ -1,6 +1,6 @@
 # What one does with baton from a checkout. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help build up down status logs dev test lint bench
+.PHONY: help build up promote down status logs dev test lint bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,6 +10,9 @@ build: ## the two commands, optimised, in target/release
 
 up: build ## start the service in the background; returns when it is ready
 	@scripts/up.sh
+
+promote: build ## hand everything over to a new generation of this build; clients stay connected
+	@scripts/promote.sh
 
 down: ## stop it; every client hears goodbye
 	@scripts/down.sh

@@ -5,7 +5,8 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 export BATON_LOG_DIR=${BATON_LOG_DIR:-$here/log}
 mkdir -p "$BATON_RUNTIME_DIR" "$BATON_LOG_DIR"
-if target/release/batonctl pid >/dev/null 2>&1; then
+# 3: it answers, and not all slots serve.
+if target/release/batonctl status >/dev/null 2>&1 || [ $? = 3 ]; then
   echo "baton is up already:"
   exec target/release/batonctl status
 fi
@@ -36,6 +37,7 @@ baton is up, pid $pid, color $color.
   status      make status       http://$address/status
   metrics     http://$address/metrics
   log         make logs         $BATON_LOG_DIR
+  deploy      make promote      (a new build takes over; clients stay connected)
   stop        make down
 TEXT
     exit 0

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use clap_complete::Shell;
 
 use crate::config::key::{Fallback, Key};
 use crate::config::keys::KEYS;
 use crate::config::{DEFAULT_FILE, Environment, Sources, VERSION};
+use crate::ctl::takeover::Options;
+use crate::promote::Wish;
 
 /// What was asked for.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(crate) enum Invocation {
     CheckConfig(Sources),
     /// `check-config --connect`
     Connect(Sources),
+    /// `promote`
+    Promote(Wish, Sources),
     /// `completions SHELL`
     Completions(Shell, Completed),
 }
@@ -38,8 +42,17 @@ const SOURCES: &str = "Flags win over environment variables (--drain-timeout: BA
                        (drain-timeout = \"8s\"). Secrets are no flags.\n\
                        Durations: 500ms, 30s, 24h. Sizes: 64KiB, 1GiB. none: not set.";
 
+const PROMOTE: &str = "Start a new generation that takes over all clients from the one that serves.\n\n\
+                       Blue serves: green is started beside it from this binary, gets ready, takes every connection, \
+                       and blue ends. Clients stay connected. If anything goes wrong, everything goes back, and blue \
+                       serves on. Settings given here are the new generation's.";
+
 const PRINT_CONFIG: &str = "print-config";
 const CONNECT: &str = "connect";
+const JSON: &str = "json";
+
+/// Settings that a takeover decides itself.
+const DECIDED: [&str; 2] = ["color", "takeover"];
 
 /// The command line's grammar.
 pub(crate) fn command() -> Command {
@@ -63,6 +76,20 @@ pub(crate) fn command() -> Command {
         )
         .args(config_args())
         .after_help(SOURCES);
+    let promote = Options::augment_args(Command::new("promote"))
+        .about("Start a new generation that takes over all clients from the one that serves; they stay connected")
+        .long_about(PROMOTE)
+        .arg(
+            Arg::new(JSON)
+                .long(JSON)
+                .help("Print the supervisor's answers, one JSON object a line, the receipt last")
+                .action(ArgAction::SetTrue),
+        )
+        .args(config_args().into_iter().filter(|arg| !DECIDED.contains(&arg.get_id().as_str())))
+        .after_help(
+            "Exit codes: 0 taken over; 1 failed, and then it says who serves, or connections were dropped;\n\
+             2 wrong usage; 64 wrong configuration; 130 Ctrl-C: it says what goes on",
+        );
     let completions = Command::new("completions")
         .about("Print a completion script")
         .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)))
@@ -71,13 +98,13 @@ pub(crate) fn command() -> Command {
         .version(VERSION)
         .about("A prefork WebSocket service whose connections outlive the processes that serve them")
         .after_help(
-            "See what runs: batonctl status\n\
+            "See what runs: batonctl status. Deploy: baton promote\n\
              Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 64 wrong configuration",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommands([run, check, completions])
+        .subcommands([run, promote, check, completions])
 }
 
 /// Reads the arguments, or tells what is wrong with them.
@@ -95,6 +122,10 @@ pub(crate) fn parse(
             Invocation::Connect(sources(matches, environment))
         }
         Some(("check-config", matches)) => Invocation::CheckConfig(sources(matches, environment)),
+        Some(("promote", matches)) => {
+            let options = Options::from_arg_matches(matches)?;
+            Invocation::Promote(Wish { options, json: matches.get_flag(JSON) }, sources(matches, environment))
+        }
         Some(("completions", matches)) => {
             let shell = matches.get_one("shell").copied().unwrap_or(Shell::Bash);
             let batonctl = matches.get_one::<String>("of").is_some_and(|of| of == "batonctl");
@@ -168,6 +199,21 @@ mod tests {
     }
 
     #[test]
+    fn a_takeover_has_options_and_settings_for_the_new_generation() {
+        let line =
+            "baton promote --canary 5 --watch 20s --keep-old --json --workers -1 --listen a --listen b --config x";
+        let Ok(Invocation::Promote(wish, sources)) = parsed(line) else { panic!("not a takeover") };
+        let asked = baton_ipc::control::Command::Promote { canary: Some(5.0), watch_ms: 20_000, keep_old: true };
+        assert_eq!((wish.options.command(), wish.json), (asked, true));
+        assert_eq!(sources.arguments(), ["--config=x", "--listen=a", "--listen=b", "--workers=-1"]);
+        let sources = sources.with("color", "green");
+        let line = sources.arguments().into_iter().map(|argument| argument.into_string().unwrap());
+        let line = format!("baton run {}", line.collect::<Vec<_>>().join(" "));
+        let Ok(Invocation::Run(passed_on)) = parsed(&line) else { panic!("not a run") };
+        assert_eq!((passed_on.flags, passed_on.file), (sources.flags, sources.file));
+    }
+
+    #[test]
     fn every_setting_has_a_flag_except_secrets() {
         for key in KEYS {
             let line = format!("baton run --{} x", key.name);
@@ -177,7 +223,17 @@ mod tests {
 
     #[test]
     fn wrong_usage_exits_2() {
-        for line in ["baton", "baton serve", "baton run --wrokers 4", "baton run extra", "baton run --workers"] {
+        for line in [
+            "baton",
+            "baton serve",
+            "baton run --wrokers 4",
+            "baton run extra",
+            "baton run --workers",
+            "baton promote --canary 100",
+            "baton promote --watch 10s",
+            "baton promote --color green",
+            "baton promote --takeover now",
+        ] {
             assert_eq!(parsed(line).expect_err(line).exit_code(), 2, "{line}");
         }
     }

@@ -23,6 +23,7 @@ mod values;
 pub(crate) use print::print;
 pub(crate) use problem::{Problem, Problems};
 pub(crate) use sources::{DEFAULT_FILE, Environment, Sources};
+pub(crate) use values::duration;
 
 use keys::{CHECKS, KEYS};
 use sources::Raw;

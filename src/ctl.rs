@@ -10,21 +10,23 @@ use std::thread;
 use std::time::Duration;
 
 use baton_ipc::Slot;
-use baton_ipc::control::{Command, ErrorCode, Link, Output, Relayed, Reply};
+use baton_ipc::control::{Command, ErrorCode, Link, Output, Relayed, Reply, Status};
 use baton_ipc::scoreboard::State;
 use clap::{CommandFactory, Parser};
 
 use crate::config::{Environment, Sources, VERSION, runtime_directories};
 
-mod client;
-mod interrupt;
-mod page;
+pub(crate) mod client;
+pub(crate) mod interrupt;
+pub(crate) mod page;
 mod shell;
 mod table;
+pub(crate) mod takeover;
 mod verbs;
 
 use client::{Client, Error};
-use interrupt::{Interrupts, Pause};
+use interrupt::{Interrupts, Wait};
+use takeover::Tenths;
 use verbs::Verb;
 
 /// How often `tail --follow` looks for new lines.
@@ -40,6 +42,7 @@ enum Exit {
     NotAll = 3,
     Unreachable = 4,
     Denied = 5,
+    Interrupted = 130,
 }
 
 /// Steer a running baton
@@ -49,8 +52,8 @@ enum Exit {
     version = VERSION,
     after_help = "Without a command: a shell, or commands line by line when standard input is not a terminal.\n\
                   Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not all: (status) slots are serving,\n\
-                  (backplane) links are up, (broadcast, disconnect) hosts were told; 4 no supervisor can be reached,\n\
-                  5 permission denied"
+                  (backplane) links are up, (broadcast, disconnect) hosts were told, (promote, rollback) connections\n\
+                  came through; 4 no supervisor can be reached, 5 permission denied, 130 Ctrl-C during a takeover"
 )]
 struct Arguments {
     /// The generation to talk to, when two are running: blue or green
@@ -129,21 +132,56 @@ impl Session {
         })
     }
 
-    fn connect(&mut self) -> Result<Client, Error> {
-        let client = Client::connect(&self.directories, self.color.as_deref());
-        self.answered = client.as_ref().ok().map(|client| client.color.clone());
-        client
+    /// Who is meant by a command: mostly, only one generation runs.
+    fn connect(&mut self, verb: &Verb) -> Result<Vec<Client>, Error> {
+        self.answered = None;
+        let mut clients = Client::connect_all(&self.directories, self.color.as_deref())?;
+        if clients.len() > 1 {
+            clients = match verb {
+                Verb::Status => return Ok(clients),
+                Verb::Promote(_) => choose(clients, |status| status.phase == "standby")?,
+                Verb::Rollback => choose(clients, keeps_another)?,
+                _ => clients,
+            };
+        }
+        match &clients[..] {
+            [client] => self.answered = Some(client.color.clone()),
+            several => return Err(Error::Several(several.iter().map(|client| client.color.clone()).collect())),
+        }
+        Ok(clients)
     }
 
     fn ask(&mut self, verb: &Verb) -> Result<Exit, Error> {
         let Some(command) = verb.request()? else {
             return Ok(Exit::Ok);
         };
+        let mut exit = Exit::Ok;
+        for (n, mut client) in self.connect(verb)?.into_iter().enumerate() {
+            if n > 0 && !self.json {
+                print("\n").map_err(Error::Output)?;
+            }
+            let one = self.converse(&mut client, verb, command.clone())?;
+            exit = if exit == Exit::Ok { one } else { exit };
+        }
+        Ok(exit)
+    }
+
+    fn converse(&mut self, client: &mut Client, verb: &Verb, command: Command) -> Result<Exit, Error> {
         let json = self.json;
-        let output = self.connect()?.ask(command, |line, reply| match (json, reply) {
+        // Who leaves in the middle of a takeover must know that it goes on.
+        let interrupts = match verb {
+            Verb::Promote(_) | Verb::Rollback => Interrupts::catch().ok(),
+            _ => None,
+        };
+        let mut tenths = Tenths::default();
+        let output = client.ask_until(interrupts.as_ref(), command, |line, reply| match (json, reply) {
             (true, _) => print(line),
             (false, Reply::Step { message }) => print(&format!("{}\n", table::printable(message))),
-            (false, Reply::Progress { .. } | Reply::Done { .. } | Reply::Error { .. }) => Ok(()),
+            (false, Reply::Progress { done, total }) => match tenths.line(*done, *total) {
+                Some(line) => print(&format!("{line}\n")),
+                None => Ok(()),
+            },
+            (false, Reply::Done { .. } | Reply::Error { .. }) => Ok(()),
         })?;
         if !json {
             print(&page::render(&output, verb, self.colors)).map_err(Error::Output)?;
@@ -162,6 +200,13 @@ impl Session {
                 Some(Relayed::Alone | Relayed::Sent) => Exit::Ok,
                 Some(Relayed::Failed) | None => Exit::NotAll,
             },
+            (Output::Takeover(_), _) => {
+                if takeover::lossless(&output) {
+                    Exit::Ok
+                } else {
+                    Exit::NotAll
+                }
+            }
             (_, Verb::Scale { workers }) => {
                 self.slots.set(*workers);
                 Exit::Ok
@@ -172,7 +217,7 @@ impl Session {
 
     fn tail(&mut self, follow: bool, lines: usize, slot: Option<Slot>) -> Result<(), Error> {
         let json = self.json;
-        let mut client = self.connect()?;
+        let mut client = self.connect(&Verb::Tail { follow, lines, slot })?.remove(0);
         let interrupts = if follow && self.interactive { Interrupts::catch().ok() } else { None };
         let mut from = None;
         loop {
@@ -194,12 +239,29 @@ impl Session {
             match &interrupts {
                 None => thread::sleep(FOLLOW_INTERVAL),
                 Some(interrupts) => match interrupts.pause(FOLLOW_INTERVAL) {
-                    Ok(Pause::Over) => {}
-                    Ok(Pause::Interrupted) | Err(_) => return Ok(()),
+                    Ok(Wait::Over) => {}
+                    Ok(Wait::Interrupted) | Err(_) => return Ok(()),
                 },
             }
         }
     }
+}
+
+/// Of several, those whose status fits.
+fn choose(clients: Vec<Client>, fits: impl Fn(&Status) -> bool) -> Result<Vec<Client>, Error> {
+    let colors = clients.iter().map(|client| client.color.clone()).collect();
+    let mut chosen = Vec::new();
+    for mut client in clients {
+        if fits(&client.status(None)?) {
+            chosen.push(client);
+        }
+    }
+    if chosen.len() == 1 { Ok(chosen) } else { Err(Error::Several(colors)) }
+}
+
+/// Whether it took over from another one that is still there.
+pub(crate) fn keeps_another(status: &Status) -> bool {
+    status.peer.as_ref().is_some_and(|peer| peer.role == "is kept for a rollback")
 }
 
 fn print(text: &str) -> io::Result<()> {
@@ -219,6 +281,7 @@ fn exit_of(error: &Error) -> Exit {
         Error::Unreachable(_) | Error::Silent | Error::Lost(_) => Exit::Unreachable,
         Error::Denied(_) => Exit::Denied,
         Error::Several(_) | Error::Usage(_) => Exit::Usage,
+        Error::Interrupted => Exit::Interrupted,
         Error::Foreign(_) | Error::Output(_) => Exit::Failed,
         Error::Refused { code, .. } => match code {
             ErrorCode::BadRequest => Exit::Usage,

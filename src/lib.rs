@@ -9,6 +9,8 @@
 //! | `logging` | the log of every process |
 //! | [`Counter`] | the message counter, the application of the binary `baton` |
 //! | `run` | `baton run`: the composition root |
+//! | `probe` | whether a service does its work, as a client sees it |
+//! | `promote` | `baton promote`: a new generation takes over |
 //! | `ctl` | `batonctl` |
 #![forbid(unsafe_code)]
 
@@ -22,6 +24,8 @@ mod config;
 mod counter;
 mod ctl;
 mod logging;
+mod probe;
+mod promote;
 mod run;
 
 pub use baton_worker::{App, Message, Reply, Session, Token};
@@ -63,6 +67,7 @@ pub fn main<A: App>(app: A) -> ExitCode {
             Ok(loaded) => connect(&loaded),
             Err(problems) => refuse(&problems),
         },
+        Invocation::Promote(wish, sources) => promote::promote(&wish, sources),
         Invocation::Completions(shell, completed) => print(&completions(shell, completed)),
     }
 }

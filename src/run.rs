@@ -1,15 +1,17 @@
 //! The composition root: the one place that knows both what supervises and what is supervised.
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Instant;
 
-use baton_ipc::{Inheritance, Scoreboard, Side};
+use baton_ipc::{Endpoint, Inheritance, Scoreboard, Side, Slot};
 use baton_worker::redis;
 use baton_worker::store::{self, LastMember, Membership};
 use baton_worker::{App, Hooks};
 
 use crate::config::{self, Config, Loaded, Sources};
-use crate::logging;
+use crate::{logging, probe};
 
 /// Serves until told to end. What stands in the way of a start is told on standard error, before anything is bound.
 pub(crate) fn run<A: App>(loaded: Loaded, sources: Sources, app: A) -> ExitCode {
@@ -92,13 +94,12 @@ impl<A: App> baton_supervisor::Service for Runner<A> {
         Ok(self.config.supervisor.clone())
     }
 
-    fn probe(
-        &mut self,
-        _sockets: Vec<(baton_ipc::Slot, std::os::fd::OwnedFd)>,
-        _public: &[baton_ipc::Endpoint],
-        _pid: u32,
-    ) -> Result<(), String> {
-        Ok(())
+    fn probe(&mut self, sockets: Vec<(Slot, OwnedFd)>, public: &[Endpoint], pid: u32) -> Result<(), String> {
+        let deadline = Instant::now() + probe::PATIENCE;
+        match sockets.is_empty() {
+            true => probe::public(public, pid, deadline),
+            false => probe::workers(sockets, deadline),
+        }
     }
 
     fn reopen_logs(&mut self) {

@@ -1,6 +1,7 @@
 //! Where values come from, and which of them counts.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -104,6 +105,24 @@ impl Gathered {
 }
 
 impl Sources {
+    /// With another flag, or another value of it.
+    pub(crate) fn with(mut self, key: &'static str, value: &str) -> Sources {
+        self.flags.insert(key, vec![value.to_owned()]);
+        self
+    }
+
+    /// The command line that says the same, for another process.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let file = self.file.as_ref().map(|path| {
+            let mut argument = OsString::from("--config=");
+            argument.push(path);
+            argument
+        });
+        let flags =
+            self.flags.iter().flat_map(|(key, values)| values.iter().map(move |v| format!("--{key}={v}").into()));
+        file.into_iter().chain(flags).collect()
+    }
+
     /// Reads every source, weakest first, so that the strongest stays.
     pub(crate) fn gather(&self, problems: &mut Vec<Problem>) -> Gathered {
         let mut set = BTreeMap::new();

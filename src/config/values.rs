@@ -22,7 +22,7 @@ pub(super) fn number(text: &str, range: RangeInclusive<u64>) -> Result<u64, Stri
 }
 
 /// A duration such as `500ms`, `30s` or `1h30m`, within a range.
-pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
     let allowed = || {
         let (least, most) = (format_duration(*range.start()), format_duration(*range.end()));
         format!("a duration with its unit, such as 500ms, 30s or 24h, from {least} to {most}")

@@ -1,17 +1,20 @@
 //! The line to a supervisor: find its socket, ask, read the answer.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use baton_ipc::control::{CONTROL_VERSION, Command, ErrorCode, Output, Reply, Request};
+use baton_ipc::control::{CONTROL_VERSION, Command, ErrorCode, Output, Reply, Request, Status};
 use thiserror::Error;
 
+use super::interrupt::{Interrupts, Wait};
+
 /// Colors a generation can have.
-pub(super) const COLORS: [&str; 2] = ["blue", "green"];
+pub(crate) const COLORS: [&str; 2] = ["blue", "green"];
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -20,7 +23,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a command did not succeed.
 #[derive(Debug, Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     /// No socket takes a connection.
     #[error("no supervisor answers in {}: is it running? (start: baton run; elsewhere: --runtime-dir)", list(.0))]
     Unreachable(Vec<PathBuf>),
@@ -36,6 +39,9 @@ pub(super) enum Error {
     /// It went away in the middle of an answer.
     #[error("the supervisor closed the connection before it had answered{0}")]
     Lost(String),
+    /// Whoever asked does not want to wait any longer. What was asked for goes on.
+    #[error("interrupted: the supervisors finish by themselves; see how far they are with: batonctl status")]
+    Interrupted,
     /// Its answer cannot be read.
     #[error("cannot understand the supervisor's answer: it is of another version than this batonctl ({VERSION}); use the one installed with it. ({0})", VERSION = crate::config::VERSION)]
     Foreign(String),
@@ -55,15 +61,24 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 /// A connection to one supervisor.
-pub(super) struct Client {
+pub(crate) struct Client {
     /// Its color.
-    pub(super) color: String,
+    pub(crate) color: String,
     stream: BufReader<UnixStream>,
 }
 
 impl Client {
     /// Connects to the supervisor of this color, or to the only one there is.
-    pub(super) fn connect(directories: &[PathBuf], color: Option<&str>) -> Result<Client, Error> {
+    pub(crate) fn connect(directories: &[PathBuf], color: Option<&str>) -> Result<Client, Error> {
+        let mut clients = Client::connect_all(directories, color)?;
+        match clients.len() {
+            1 => Ok(clients.remove(0)),
+            _ => Err(Error::Several(clients.into_iter().map(|client| client.color).collect())),
+        }
+    }
+
+    /// Connects to every supervisor of this color, or of any: one at least.
+    pub(crate) fn connect_all(directories: &[PathBuf], color: Option<&str>) -> Result<Vec<Client>, Error> {
         let colors = color.map_or(COLORS.to_vec(), |color| vec![color]);
         let mut clients = Vec::new();
         let mut denied = None;
@@ -80,17 +95,34 @@ impl Client {
                 }
             }
         }
-        match (clients.len(), denied) {
-            (0, Some(path)) => Err(Error::Denied(path)),
-            (0, None) => Err(Error::Unreachable(directories.to_vec())),
-            (1, _) => Ok(clients.remove(0)),
-            (_, _) => Err(Error::Several(clients.into_iter().map(|client| client.color).collect())),
+        match (clients.is_empty(), denied) {
+            (true, Some(path)) => Err(Error::Denied(path)),
+            (true, None) => Err(Error::Unreachable(directories.to_vec())),
+            (false, _) => Ok(clients),
+        }
+    }
+
+    /// Asks how it is.
+    pub(crate) fn status(&mut self, interrupts: Option<&Interrupts>) -> Result<Status, Error> {
+        match self.ask_until(interrupts, Command::Status, |_, _| Ok(()))? {
+            Output::Status(status) => Ok(*status),
+            _ => Err(Error::Foreign("no status in it".to_owned())),
         }
     }
 
     /// Asks, gives every line of the answer to `each` as it comes, and returns what the last one says.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &mut self,
+        command: Command,
+        each: impl FnMut(&str, &Reply) -> io::Result<()>,
+    ) -> Result<Output, Error> {
+        self.ask_until(None, command, each)
+    }
+
+    /// As [`Client::ask`], until Ctrl-C at the latest.
+    pub(crate) fn ask_until(
+        &mut self,
+        interrupts: Option<&Interrupts>,
         command: Command,
         mut each: impl FnMut(&str, &Reply) -> io::Result<()>,
     ) -> Result<Output, Error> {
@@ -98,7 +130,7 @@ impl Client {
         self.stream.get_ref().set_read_timeout(patience).map_err(lost)?;
         self.send(&Request { version: CONTROL_VERSION, command })?;
         loop {
-            let line = self.receive()?;
+            let line = self.receive(interrupts, patience)?;
             let reply: Reply = serde_json::from_str(&line).map_err(|error| Error::Foreign(error.to_string()))?;
             each(&line, &reply).map_err(Error::Output)?;
             match reply {
@@ -122,14 +154,29 @@ impl Client {
         }
     }
 
-    fn receive(&mut self) -> Result<String, Error> {
+    fn receive(&mut self, interrupts: Option<&Interrupts>, patience: Option<Duration>) -> Result<String, Error> {
+        // Lines that came together are read together: of those after the first the socket says nothing.
+        if let (Some(interrupts), []) = (interrupts, self.stream.buffer()) {
+            match interrupts.until_readable(self.stream.get_ref().as_fd(), patience) {
+                Ok(Wait::Over) => {}
+                Ok(Wait::Interrupted) => return Err(Error::Interrupted),
+                Err(error) => return Err(broken(error)),
+            }
+        }
         let mut line = String::new();
         match self.stream.read_line(&mut line) {
             Ok(0) => Err(Error::Lost(String::new())),
             Ok(_) => Ok(line),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(Error::Silent),
-            Err(error) => Err(lost(error)),
+            Err(error) => Err(broken(error)),
         }
+    }
+}
+
+/// A wait that has come to nothing.
+fn broken(error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Silent,
+        _ => lost(error),
     }
 }
 
@@ -207,11 +254,12 @@ mod tests {
         let step = r#"{"reply":"step","message":"slot 0: draining"}"#;
         let (outcome, lines, request) = ask(concat!(
             "{\"reply\":\"step\",\"message\":\"slot 0: draining\"}\n",
+            "{\"reply\":\"progress\",\"done\":1,\"total\":2}\n",
             "{\"reply\":\"done\",\"output\":{\"kind\":\"text\",\"message\":\"reloaded\"}}\n",
         ));
         assert_eq!(outcome.unwrap(), Output::Text { message: "reloaded".into() });
-        assert_eq!((lines.len(), lines[0].as_str()), (2, step));
-        assert_eq!(request, "{\"version\":1,\"command\":\"reload\"}\n");
+        assert_eq!((lines.len(), lines[0].as_str()), (3, step));
+        assert_eq!(request, format!("{{\"version\":{CONTROL_VERSION},\"command\":\"reload\"}}\n"));
     }
 
     #[test]
@@ -224,6 +272,28 @@ mod tests {
         assert!(matches!(outcome, Err(Error::Foreign(_))));
         let (outcome, ..) = ask("");
         assert!(matches!(outcome, Err(Error::Lost(_))));
+    }
+
+    #[test]
+    fn ctrl_c_ends_the_asking() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("blue.sock")).unwrap();
+        let interrupts = Interrupts::catch().unwrap();
+        let mut client = Client::connect(&[directory.path().to_owned()], None).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let step = "{\"reply\":\"step\",\"message\":\"one of two\"}\n";
+        stream.write_all(format!("{step}{step}").as_bytes()).unwrap();
+        let mut steps = 0;
+        let outcome = client.ask_until(Some(&interrupts), Command::Rollback, |_, _| {
+            steps += 1;
+            if steps == 2 {
+                // To this thread alone: others have not blocked it.
+                nix::sys::pthread::pthread_kill(nix::sys::pthread::pthread_self(), nix::sys::signal::SIGINT).unwrap();
+            }
+            Ok(())
+        });
+        assert!(matches!(outcome, Err(Error::Interrupted)), "{outcome:?}");
+        assert_eq!(steps, 2);
     }
 
     #[test]
@@ -240,6 +310,7 @@ mod tests {
         std::fs::remove_file(directory.path().join("blue.sock")).unwrap();
         let _blue = UnixListener::bind(directory.path().join("blue.sock")).unwrap();
         assert!(matches!(connect(None), Err(Error::Several(colors)) if colors == ["blue", "green"]));
+        assert_eq!(Client::connect_all(&directories, None).unwrap().len(), 2);
         assert_eq!(connect(Some("blue")).unwrap().color, "blue");
     }
 }

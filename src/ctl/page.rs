@@ -1,18 +1,20 @@
 //! What an operator reads: the status page, and every other answer in words.
 
 mod backplane;
+mod takeover;
 
-use baton_ipc::control::{ConnectionRow, Degraded, Order, Output, Relayed, SlotStatus, Status};
+use baton_ipc::control::{ConnectionRow, Degraded, Order, Output, PeerStatus, Relayed, SlotStatus, Status};
 use baton_ipc::scoreboard::State;
 
-use super::table::{Align, Cell, Paint, age, printable, table};
+pub(crate) use self::takeover::page as receipt;
+pub(crate) use super::table::printable;
+use super::table::{Align, Cell, Paint, age, table};
 use super::verbs::Verb;
 use crate::config::VERSION;
 
 /// The answer to a command as text, newline at the end included.
 pub(super) fn render(output: &Output, verb: &Verb, colors: bool) -> String {
     match output {
-        Output::Takeover(receipt) => format!("{receipt:?}\n"),
         Output::Text { message } => format!("{}\n", printable(message)),
         Output::Status(status) => self::status(status, colors),
         Output::Pids { supervisor, workers } => pids(*supervisor, workers),
@@ -26,6 +28,7 @@ pub(super) fn render(output: &Output, verb: &Verb, colors: bool) -> String {
             let of_a_session = matches!(verb, Verb::Disconnect { .. });
             reached(*connections, *workers, *relayed, of_a_session)
         }
+        Output::Takeover(receipt) => takeover::page(receipt, colors),
         Output::Version { version, control, protocol } => {
             format!("batonctl    {VERSION}\nsupervisor  {version} (control {control}, protocol {protocol})\n")
         }
@@ -41,15 +44,18 @@ fn status(status: &Status, colors: bool) -> String {
     };
     let phase = match status.phase.as_str() {
         "running" if serving == status.slots.len() => Paint::Green,
+        // It waits for as long as it has to, and nothing is wrong about that.
+        "standby" => Paint::Plain,
         _ => Paint::Yellow,
     };
     let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "{generation}  {}  baton {}  pid {}  up {}\nlisten     {}\nbackplane  {}{}\n\n",
+        "{generation}  {}  baton {}  pid {}  up {}\n{}listen     {}\nbackplane  {}{}\n\n",
         phase.on(&printable(&status.phase), colors),
         printable(&status.version),
         status.pid,
         age(status.uptime_seconds),
+        status.peer.as_ref().map_or_else(String::new, peer),
         listen.join(", "),
         printable(&status.backplane),
         status.backplane_degraded.as_ref().map_or_else(String::new, |it| format!("  {}", degraded(it, colors))),
@@ -80,6 +86,11 @@ fn status(status: &Status, colors: bool) -> String {
     ]);
     text.push_str(&table(&columns, &rows, colors));
     text
+}
+
+fn peer(peer: &PeerStatus) -> String {
+    let PeerStatus { generation, role } = peer;
+    format!("peer       {} (pid {}) {}\n", printable(&generation.color), generation.pid, printable(role))
 }
 
 fn degraded(degraded: &Degraded, colors: bool) -> String {
@@ -205,6 +216,7 @@ fn plural(n: u64) -> &'static str {
 #[cfg(test)]
 mod tests {
     use baton_ipc::Endpoint;
+    use baton_ipc::control::Generation;
     use baton_ipc::scoreboard::Cause;
 
     use super::*;
@@ -244,6 +256,7 @@ mod tests {
             pid: 4242,
             uptime_seconds: 273_605.0,
             phase: "running".into(),
+            peer: None,
             listen: vec![Endpoint::Tcp(([0, 0, 0, 0], 8000).into()), Endpoint::Unix("/run/web.sock".into())],
             backplane: "embedded (/var/lib/baton)".into(),
             backplane_degraded: None,
@@ -267,6 +280,30 @@ SLOT  STATE     PID  UPTIME  CONNECTIONS  MSG/S  MESSAGES  RESTARTS  LAST CAUSE
  all  1 of 2                         120    3.4     11356         3
 "
         );
+    }
+
+    #[test]
+    fn the_other_generation_has_a_line() {
+        let generation = Generation { color: "green".into(), pid: 123, version: "0.2.0".into() };
+        let peer = Some(PeerStatus { generation, role: "stands by".into() });
+        let status = Status { phase: "handing-over".into(), peer, ..night() };
+        let page = render(&Output::Status(Box::new(status)), &Verb::Status, false);
+        let head =
+            "blue  handing-over  baton 0.1.0  pid 4242  up 3d4h\npeer       green (pid 123) stands by\nlisten     0";
+        assert!(page.starts_with(head), "{page}");
+    }
+
+    #[test]
+    fn only_what_needs_attention_is_yellow() {
+        let phase = |phase: &str| {
+            let slots = vec![slot(0, State::Serving)];
+            let status = Status { phase: phase.into(), slots, ..night() };
+            let page = render(&Output::Status(Box::new(status)), &Verb::Status, true);
+            page.lines().next().unwrap().to_owned()
+        };
+        assert!(phase("running").contains("\x1b[32mrunning"));
+        assert!(phase("standby").contains("  standby  "));
+        assert!(phase("handing-over").contains("\x1b[33mhanding-over"));
     }
 
     #[test]

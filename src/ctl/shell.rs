@@ -178,6 +178,7 @@ fn complete(line: &str, slots: u16) -> (usize, Vec<String>) {
         Some("signal") if before.split_whitespace().count() > 1 => slot_words(slots),
         Some("signal") => ["ABRT", "CONT", "KILL", "STOP"].map(str::to_owned).to_vec(),
         Some("tail") => (0..slots).map(|slot| slot.to_string()).chain(["--follow".to_owned()]).collect(),
+        Some("promote") => ["--canary", "--watch", "--keep-old"].map(str::to_owned).to_vec(),
         Some("connections") => ["--order", "oldest", "slowest", "biggest", "--limit"].map(str::to_owned).to_vec(),
         Some(_) => Vec::new(),
     };
@@ -202,7 +203,10 @@ mod tests {
 
     #[test]
     fn commands_and_slots_are_completed() {
-        assert_eq!(complete("re", 2), (0, vec!["restart".into(), "reload".into(), "reopen-logs".into()]));
+        assert_eq!(
+            complete("re", 2),
+            (0, ["restart", "reload", "rebalance", "reopen-logs"].map(str::to_owned).to_vec())
+        );
         assert_eq!(complete("stop ", 2), (5, vec!["0".into(), "1".into(), "all".into()]));
         assert_eq!(complete("signal KILL a", 2), (12, vec!["all".into()]));
         assert_eq!(complete("help stat", 2), (5, vec!["status".into()]));

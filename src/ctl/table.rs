@@ -76,7 +76,7 @@ pub(super) fn table(columns: &[(&str, Align)], rows: &[Vec<Cell>], colors: bool)
 }
 
 /// Without characters that would move the cursor: some of what is shown comes from far away.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

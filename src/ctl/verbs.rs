@@ -7,6 +7,7 @@ use baton_ipc::{MAX_SLOTS, Slot};
 use clap::{Args, Subcommand};
 
 use super::client::Error;
+use super::takeover::Options;
 
 /// One command.
 #[derive(Clone, Debug, PartialEq, Subcommand)]
@@ -27,6 +28,14 @@ pub(super) enum Verb {
     Restart(SlotArgs),
     /// Read the configuration anew and replace all workers, one after another; clients stay connected
     Reload,
+    /// Hand all clients over to the generation that stands by, and end the old one; clients stay connected
+    ///
+    /// It must be running already, started with --takeover wait. `baton promote` starts one and does this.
+    Promote(Options),
+    /// Give everything back to the old generation that promote --keep-old has kept; clients stay connected
+    Rollback,
+    /// Start the binary that is installed now, which takes over from the one that runs; clients stay connected
+    Upgrade,
     /// Hand connections from workers that have more to those that have fewer
     Rebalance,
     /// Run this many workers; clients stay connected
@@ -148,6 +157,9 @@ impl Verb {
             Verb::Stop(args) => Command::Stop { slots: named(&args.slots) },
             Verb::Restart(args) => Command::Restart { slots: named(&args.slots) },
             Verb::Reload => Command::Reload,
+            Verb::Promote(options) => options.command(),
+            Verb::Rollback => Command::Rollback,
+            Verb::Upgrade => Command::Upgrade,
             Verb::Rebalance => Command::Rebalance,
             Verb::Scale { workers } => Command::Scale { workers: *workers },
             Verb::Tail { slot, .. } => Command::Tail { slot: *slot, from: None },
@@ -201,6 +213,15 @@ mod tests {
         ] {
             assert!(request(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn takeovers_have_options() {
+        let all = Command::Promote { canary: None, watch_ms: 0, keep_old: false };
+        assert_eq!(request(&["promote"]), Ok(all));
+        let careful = Command::Promote { canary: Some(5.0), watch_ms: 90_000, keep_old: true };
+        assert_eq!(request(&["promote", "--canary", "5%", "--watch", "1m30s", "--keep-old"]), Ok(careful));
+        assert_eq!((request(&["rollback"]), request(&["upgrade"])), (Ok(Command::Rollback), Ok(Command::Upgrade)));
     }
 
     #[test]

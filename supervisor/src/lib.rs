@@ -65,9 +65,10 @@ mod waiting;
 mod watchdog;
 mod workers;
 
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use baton_ipc::{Inheritance, Scoreboard, Side};
+use baton_ipc::{Endpoint, Inheritance, Scoreboard, Side, Slot};
 
 pub use error::Error;
 pub use settings::{Settings, Takeover};
@@ -85,14 +86,9 @@ pub trait Service {
     fn reload(&mut self) -> Result<Settings, String>;
 
     /// Tries the service like a client, in a forked child that then exits: `sockets` lead to workers of ours, as if each
-    /// had been accepted; without any, the public address is dialled, where this generation must answer. `Err` is a
-    /// sentence for the operator.
-    fn probe(
-        &mut self,
-        sockets: Vec<(baton_ipc::Slot, std::os::fd::OwnedFd)>,
-        public: &[baton_ipc::Endpoint],
-        pid: u32,
-    ) -> Result<(), String>;
+    /// had been accepted; without any, the first of the `public` addresses is dialled, as they are bound and not as they
+    /// were configured, and the supervisor with this `pid` must be the one behind it. `Err` is a sentence for the operator.
+    fn probe(&mut self, sockets: Vec<(Slot, OwnedFd)>, public: &[Endpoint], pid: u32) -> Result<(), String>;
 
     /// Opens the supervisor's own log files anew.
     fn reopen_logs(&mut self);

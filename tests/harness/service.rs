@@ -422,11 +422,6 @@ impl Service {
         }
     }
 
-    /// Whether it runs.
-    pub fn is_alive(&self) -> bool {
-        is_alive(self.pid())
-    }
-
     /// Waits until it has ended by itself.
     #[track_caller]
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {

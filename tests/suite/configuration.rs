@@ -92,6 +92,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("max-buffer-memory", "1", "a size in B, KiB"),
     ("max-connections", "0", "a whole number from 1 to 10000000; or none"),
     ("max-fragments", "0", "a whole number from 1 to 1000000"),
+    ("max-generations", "3", "a whole number from 1 to 2"),
     ("max-handshakes", "1e3", "a whole number from 1 to 1000000"),
     ("max-message-rate", "-1", "a whole number from 0 to 10000000; or none"),
     ("max-message-size", "1MB", "a size in B, KiB"),
@@ -106,6 +107,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("start-timeout", "1y", "a duration with its unit"),
     ("state-dir", "/dev/null", "the path of a directory"),
     ("store-max-size", "1MiB", "from 4MiB to 16TiB"),
+    ("takeover", "soon", "never or wait or now"),
     ("user-timeout", "500ms", "from 1s to 1d"),
     ("workers", "0", "a whole number from 1 to 64"),
     ("write-timeout", "1h1ms", "from 100ms to 1h"),
@@ -190,7 +192,7 @@ fn what_nothing_reads_is_refused_with_the_nearest_name() {
         ("drain_timeout = '8s'", "; did you mean drain-timeout?"),
         ("max-conections = 1", "; did you mean max-connections?"),
         ("Color = 'blue'", "; did you mean color?"),
-        ("[server]", ""),
+        ("[http]", ""),
         ("zzz = 1", ""),
     ] {
         let file = place.file(format!("\n\n{written}\n"));

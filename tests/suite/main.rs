@@ -16,6 +16,7 @@ mod handoff;
 mod http;
 mod oracle;
 mod page;
+mod promote;
 mod protocol;
 mod redis;
 mod shutdown;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -125,7 +125,7 @@ impl Service for Stub {
         Ok(self.0.clone())
     }
 
-    fn probe(&mut self, _: Vec<(u16, std::os::fd::OwnedFd)>, _: &[Endpoint], _: u32) -> Result<(), String> {
+    fn probe(&mut self, _: Vec<(Slot, OwnedFd)>, _: &[Endpoint], _: u32) -> Result<(), String> {
         Ok(())
     }
 

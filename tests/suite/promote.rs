@@ -1,0 +1,325 @@
+//! `baton promote` and `batonctl promote`: what they say and how they end, with supervisors that keep to a script where the
+//! takeover itself is not what matters.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use baton_ipc::control::{
+    Command as Asked, ErrorCode, Generation, Output as Answer, PeerStatus, Reply, Request, Status, TakeoverReceipt,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::harness::service::{Builder, baton, die_with_us, forget_settings};
+use crate::harness::terminal::Terminal;
+use crate::harness::{Service, eventually};
+
+/// A place where nothing runs yet.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("run")).expect("a directory");
+        Place(dir)
+    }
+
+    fn run(&self) -> PathBuf {
+        self.0.path().join("run")
+    }
+
+    fn baton(&self, args: &[&str]) -> Command {
+        promote(self.0.path(), args)
+    }
+
+    fn batonctl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_batonctl"));
+        forget_settings(&mut command);
+        command.arg("--runtime-dir").arg(self.run()).args(args).stdin(Stdio::null());
+        die_with_us(&mut command);
+        command
+    }
+
+    /// A supervisor that is in this phase and answers `promote` and `rollback` with these lines, then hangs up if it is
+    /// `lost`. What it is asked, beside how it is, comes out of the channel.
+    fn supervisor(&self, color: &str, phase: &str, script: Script) -> mpsc::Receiver<Asked> {
+        let listener = UnixListener::bind(self.run().join(format!("{color}.sock"))).expect("a socket");
+        let (sender, receiver) = mpsc::channel();
+        let status = status(color, phase);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (sender, status, script) = (sender.clone(), status.clone(), script.clone());
+                thread::spawn(move || converse(&stream.expect("a client"), &sender, status, &script));
+            }
+        });
+        receiver
+    }
+}
+
+/// How a scripted supervisor answers.
+#[derive(Clone, Default)]
+struct Script {
+    replies: Vec<Reply>,
+    /// The connection stays open after the last reply, though it was none.
+    unfinished: bool,
+    peer: Option<PeerStatus>,
+}
+
+fn converse(stream: &UnixStream, sender: &mpsc::Sender<Asked>, mut status: Status, script: &Script) {
+    let say = |reply: &Reply| {
+        let line = serde_json::to_string(reply).expect("JSON") + "\n";
+        let _ = { stream }.write_all(line.as_bytes());
+    };
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        let request: Request = serde_json::from_str(&line).expect("a request");
+        if request.command == Asked::Status {
+            status.peer.clone_from(&script.peer);
+            say(&Reply::Done { output: Answer::Status(Box::new(status.clone())) });
+            continue;
+        }
+        let _ = sender.send(request.command);
+        script.replies.iter().for_each(say);
+        if !script.unfinished {
+            return;
+        }
+    }
+}
+
+fn status(color: &str, phase: &str) -> Status {
+    Status {
+        color: color.into(),
+        version: "0.1.0".into(),
+        // Of a process that there is, and that is in no unit of ours.
+        pid: std::process::id(),
+        uptime_seconds: 1.0,
+        phase: phase.into(),
+        peer: None,
+        listen: vec![],
+        backplane: "embedded".into(),
+        backplane_degraded: None,
+        slots: vec![],
+    }
+}
+
+fn promote(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(baton());
+    forget_settings(&mut command);
+    let (run, state) = (dir.join("run"), dir.join("state"));
+    command.args(["promote", "--runtime-dir"]).arg(run).arg("--state-dir").arg(state).args(args);
+    command.stdin(Stdio::null());
+    die_with_us(&mut command);
+    command
+}
+
+/// What was printed and what was complained of, of a command that must end with this code.
+#[track_caller]
+fn ended(command: &mut Command, code: i32) -> (String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    assert_eq!(status.code(), Some(code), "{command:?}\n{stdout}\n{stderr}");
+    (stdout, stderr)
+}
+
+fn step(message: &str) -> Reply {
+    Reply::Step { message: message.into() }
+}
+
+fn receipt(dropped: u64) -> Reply {
+    let generation = |color: &str| Generation { color: color.into(), pid: 1, version: "0.1.0".into() };
+    let receipt = TakeoverReceipt {
+        from: generation("blue"),
+        to: generation("green"),
+        handed: 300,
+        drained: vec![],
+        dropped,
+        longest_pause_us: 1500,
+        p99_pause_us: 500,
+        steps: vec![("handing over".into(), 40)],
+        kept: false,
+    };
+    Reply::Done { output: Answer::Takeover(Box::new(receipt)) }
+}
+
+/// Steps and progress, and how it ends.
+fn takeover(end: Reply) -> Script {
+    let progress = |done| Reply::Progress { done, total: 300 };
+    let replies = vec![step("preflight"), progress(100), progress(101), progress(300), step("blue is retired"), end];
+    Script { replies, ..Script::default() }
+}
+
+const SERVES: fn() -> Script = Script::default;
+
+#[test]
+fn where_nothing_runs_it_says_how_to_start() {
+    let place = Place::new();
+    let (stdout, said) = ended(&mut place.baton(&[]), 1);
+    assert!(said.contains(&format!("no supervisor answers in {}", place.run().display())), "{said}");
+    assert!(said.contains("`make up` or `baton run`") && stdout.is_empty(), "{said}");
+    // A socket that was left behind is nobody.
+    drop(UnixListener::bind(place.run().join("blue.sock")).expect("a socket"));
+    ended(&mut place.baton(&[]), 1);
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_before_anything_starts() {
+    let place = Place::new();
+    let asked = place.supervisor("blue", "running", SERVES());
+    let (_, said) = ended(&mut place.baton(&["--workers=0", "--drain-timeout=1h"]), 64);
+    assert!(said.starts_with("baton: the configuration is refused:\n"), "{said}");
+    assert!(said.contains("workers = \"0\" (flag --workers)") && said.contains("drain-timeout"), "{said}");
+    assert!(asked.try_recv().is_err() && !place.run().join("green.start").exists());
+    let (_, said) = ended(&mut place.baton(&["--max-generations=1"]), 1);
+    assert!(said.contains("max-generations is 1"), "{said}");
+    let (_, said) = ended(&mut place.baton(&["--color=green"]), 2);
+    assert!(said.contains("--color"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_relieved_is_named() {
+    let place = Place::new();
+    let _blue = place.supervisor("blue", "reloading", SERVES());
+    let (_, said) = ended(&mut place.baton(&[]), 1);
+    assert!(said.contains("blue (pid ") && said.contains(" is reloading: a takeover needs"), "{said}");
+
+    let place = Place::new();
+    let generation = Generation { color: "blue".into(), pid: 7, version: "0.1.0".into() };
+    let peer = Some(PeerStatus { generation, role: "is kept for a rollback".into() });
+    let asked = place.supervisor("green", "running", Script { peer, ..takeover(receipt(0)) });
+    let _blue = place.supervisor("blue", "standby", SERVES());
+    let (_, said) = ended(&mut place.baton(&[]), 1);
+    assert!(said.contains("blue is kept for a rollback") && asked.try_recv().is_err(), "{said}");
+    // The one that can give everything back is found among the two.
+    let (page, _) = ended(&mut place.batonctl(&["rollback"]), 0);
+    assert!(page.contains("blue (pid 1, baton 0.1.0) -> green"), "{page}");
+    assert_eq!(asked.recv(), Ok(Asked::Rollback));
+    // And what they are is shown of both.
+    let (page, _) = ended(&mut place.batonctl(&["status"]), 3);
+    assert!(page.contains("blue  standby") && page.contains("\n\ngreen  running"), "{page}");
+    assert!(page.contains("peer       blue (pid 7) is kept for a rollback\n"), "{page}");
+}
+
+#[test]
+fn one_that_stands_by_takes_over() {
+    let place = Place::new();
+    let _blue = place.supervisor("blue", "running", SERVES());
+    let asked = place.supervisor("green", "standby", takeover(receipt(0)));
+    let (page, said) = ended(&mut place.baton(&["--canary", "5%", "--watch", "20s", "--keep-old"]), 0);
+    let careful = Asked::Promote { canary: Some(5.0), watch_ms: 20_000, keep_old: true };
+    assert_eq!((asked.recv(), said.as_str()), (Ok(careful), ""));
+    let lines: Vec<&str> = page.lines().map(|line| line.split_once("s  ").map_or(line, |(_, text)| text)).collect();
+    assert!(lines[0].starts_with("green (pid ") && lines[0].ends_with(") stands by already and is used"), "{page}");
+    assert_eq!(lines[1], "preflight");
+    assert_eq!(lines[2], "100 of 300 connections are handed over (30 %)");
+    assert_eq!(lines[3], "300 of 300 connections are handed over (100 %)");
+    assert_eq!(lines[4..7], ["blue is retired", "", "blue (pid 1, baton 0.1.0) -> green (pid 1, baton 0.1.0)"]);
+    assert!(page.contains("        300        0        0         1.50ms     0.50ms\n"), "{page}");
+
+    // By batonctl, which finds the right one of the two.
+    let (page, _) = ended(&mut place.batonctl(&["promote"]), 0);
+    assert_eq!(asked.recv(), Ok(Asked::Promote { canary: None, watch_ms: 0, keep_old: false }));
+    assert!(page.starts_with("preflight\n100 of 300 connections are handed over (30 %)\n"), "{page}");
+    assert!(page.contains("\n300 of 300 ") && page.contains("HANDED OVER"), "{page}");
+}
+
+#[test]
+fn programs_get_the_supervisors_lines() {
+    let place = Place::new();
+    let _blue = place.supervisor("blue", "running", SERVES());
+    let script = takeover(receipt(0));
+    let _green = place.supervisor("green", "standby", script.clone());
+    let (page, _) = ended(&mut place.baton(&["--json"]), 0);
+    let lines: Vec<Reply> = page.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines, script.replies);
+}
+
+#[test]
+fn a_loss_is_a_failure() {
+    let place = Place::new();
+    let _blue = place.supervisor("blue", "running", SERVES());
+    let _green = place.supervisor("green", "standby", takeover(receipt(2)));
+    let (page, _) = ended(&mut place.baton(&[]), 1);
+    assert!(page.contains("        300        0        2 "), "{page}");
+    ended(&mut place.batonctl(&["promote"]), 3);
+}
+
+#[test]
+fn a_failure_says_who_serves() {
+    let place = Place::new();
+    let _blue = place.supervisor("blue", "running", SERVES());
+    let failed = Reply::Error { code: ErrorCode::Failed, message: "the canary failed".into() };
+    let _green = place.supervisor("green", "standby", takeover(failed));
+    let (_, said) = ended(&mut place.baton(&[]), 1);
+    let pid = std::process::id();
+    assert_eq!(said, format!("baton: the canary failed\nblue (pid {pid}) serves, as before\n"));
+}
+
+#[test]
+fn a_supervisor_that_is_lost_in_the_middle_is_asked_for() {
+    let place = Place::new();
+    let _blue = place.supervisor("blue", "running", SERVES());
+    let script = Script { replies: vec![step("preflight")], ..Script::default() };
+    let _green = place.supervisor("green", "standby", script);
+    let (page, said) = ended(&mut place.baton(&[]), 1);
+    assert!(page.contains("preflight"), "{page}");
+    assert!(said.contains("the answer of green was lost: ") && said.contains(" serves, as before"), "{said}");
+}
+
+#[test]
+fn ctrl_c_does_not_leave_it_unexplained() {
+    let place = Place::new();
+    let _blue = place.supervisor("blue", "running", SERVES());
+    let script = Script { replies: vec![step("preflight")], unfinished: true, ..Script::default() };
+    let asked = place.supervisor("green", "standby", script);
+    for mut command in [place.baton(&[]), place.batonctl(&["promote"])] {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        asked.recv().expect("a request");
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("it lives");
+        eventually("its end", || child.try_wait().expect("a child of ours"));
+        let Output { status, stderr, .. } = child.wait_with_output().expect("it has ended");
+        let said = String::from_utf8_lossy(&stderr);
+        assert_eq!(status.code(), Some(130), "{said}");
+        assert!(said.contains("by themselves") && said.contains("batonctl status"), "{said}");
+    }
+}
+
+#[test]
+fn on_a_terminal_there_is_a_bar() {
+    let place = Place::new();
+    let _blue = place.supervisor("blue", "running", SERVES());
+    let _green = place.supervisor("green", "standby", takeover(receipt(0)));
+    let mut command = place.baton(&[]);
+    command.env("NO_COLOR", "1");
+    let mut terminal = Terminal::start(command);
+    terminal.wait_for("preflight");
+    terminal.wait_for("300 of 300 connections");
+    terminal.wait_for("blue is retired");
+    terminal.wait_for("HANDED OVER");
+    assert!(terminal.wait().success());
+}
+
+#[test]
+fn a_new_generation_that_cannot_start_disturbs_nobody() {
+    let service = Builder::new().with("--workers", 1).start();
+    let before = service.worker_pids();
+    // No address of this machine (RFC 5737).
+    let (page, said) = ended(&mut promote(service.dir(), &["--listen", "192.0.2.1:9"]), 1);
+    let pid = service.pid();
+    assert!(page.contains(&format!("starting green beside blue (pid {pid})")), "{page}");
+    assert!(said.contains(&format!("green did not start: blue (pid {pid}) goes on serving")), "{said}");
+    let log = fs::read_to_string(service.dir().join("run/green.start")).expect("what it said");
+    assert!(said.contains(log.lines().last().expect("a reason")), "{said}\n{log}");
+    assert_eq!(service.worker_pids(), before);
+    still_serves(&service);
+}
+
+fn still_serves(service: &Service) {
+    assert_eq!(service.status().phase, "running");
+    service.wait_ready();
+}
