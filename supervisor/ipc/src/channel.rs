@@ -21,7 +21,7 @@ pub fn version() -> u16 {
     {
         use std::sync::OnceLock;
         static VERSION: OnceLock<u16> = OnceLock::new();
-        let told = || std::env::var("BATON_PROTOCOL_VERSION").ok()?.parse().ok();
+        let told = || std::env::var("FAULT_PROTOCOL_VERSION").ok()?.parse().ok();
         *VERSION.get_or_init(|| told().unwrap_or(PROTOCOL_VERSION))
     }
     #[cfg(not(debug_assertions))]

@@ -35,7 +35,7 @@ fn another_version_of_the_protocol_is_refused_with_the_reason() {
     let generations = Succession::begin(builder());
     let other = generations.builder.clone().with("--color", "green").with("--takeover", "wait");
     for version in ["1", "3"] {
-        let (status, said) = other.clone().env("BATON_PROTOCOL_VERSION", version).refused();
+        let (status, said) = other.clone().env("FAULT_PROTOCOL_VERSION", version).refused();
         assert!(!status.success() && said.contains("speaks protocol version 2"), "{version}: {said}");
         assert!(said.contains(&format!("this binary {version}")), "{said}");
     }
