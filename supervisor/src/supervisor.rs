@@ -99,6 +99,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) probe_wanted: Option<ProbeJob>,
     /// The installed binary was started, to take over.
     pub(crate) upgrading: Option<Upgrade>,
+    /// The successor wants to know when it may give back.
+    pub(crate) resuming: bool,
     /// This generation has handed everything over.
     pub(crate) retired: bool,
     /// Which log ring is ours.
@@ -195,6 +197,7 @@ impl<'a> Supervisor<'a> {
             probe: None,
             probe_wanted: None,
             upgrading: None,
+            resuming: false,
             retired: false,
             side: own_side,
             started: now,

@@ -96,6 +96,12 @@ impl Supervisor<'_> {
         self.peer.as_ref().is_none_or(|peer| peer.role.we_accept())
     }
 
+    /// Whether the other generation is the one that drives.
+    pub(crate) fn is_incumbent(&self) -> bool {
+        let role = self.peer.as_ref().map(|peer| peer.role);
+        matches!(role, Some(Role::Successor | Role::Taking | Role::Serving))
+    }
+
     /// What `status` says of the other generation.
     pub(crate) fn peer_status(&self) -> Option<PeerStatus> {
         let peer = self.peer.as_ref()?;

@@ -59,7 +59,7 @@ impl Supervisor<'_> {
 
     /// A worker has taken what came over a lane.
     pub(crate) fn heard_taken(&mut self, lane: u64, pauses: &Pauses) {
-        if !self.transfers.iter_mut().any(|transfer| transfer.taken(lane, pauses)) && self.driver.is_none() {
+        if !self.transfers.iter_mut().any(|transfer| transfer.taken(lane, pauses)) && self.is_incumbent() {
             self.pass_on_taken(lane, pauses.clone());
         }
         self.finish_transfers();
@@ -110,7 +110,10 @@ impl Supervisor<'_> {
             }
             // The successor keeps the books, whoever gives.
             Purpose::Takeover if self.driver.is_some() => self.took(transfer),
-            Purpose::Takeover => self.pass_on_given(transfer),
+            Purpose::Takeover => {
+                self.pass_on_given(transfer);
+                self.say_resumed();
+            }
         }
     }
 }

@@ -204,6 +204,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     if shared.orphaned.get() {
         give_all_away(&shared).await;
     }
+    shared.lanes.wind_up().await;
     let report = drain::drain(&shared, within).await;
     tracing::info!(closed = report.closed, cut = report.cut, "drained");
     // Without a supervisor nobody is left to tell.
@@ -262,6 +263,7 @@ async fn obey<A: App>(
                     }
                 }
             }
+            Ok(Some((ToWorker::CallOff { id }, _))) => shared.lanes.call_off(id),
             Ok(Some((ToWorker::CloseLane { lane }, _))) => shared.lanes.close(lane),
             Ok(Some((ToWorker::Give { id, shares, amount }, _))) => {
                 let shared = shared.clone();

@@ -71,6 +71,9 @@ pub enum ChannelError {
     Io(#[from] io::Error),
 }
 
+/// The bytes of a packet, and the descriptors that came beside it.
+pub type Packet = (Vec<u8>, Vec<OwnedFd>);
+
 /// One end of the pair: non-blocking, close-on-exec.
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
@@ -135,7 +138,7 @@ impl Channel {
     }
 
     /// Takes the bytes of the next [`Channel::send_packet`], or `None` when none wait.
-    pub fn recv_packet(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, ChannelError> {
+    pub fn recv_packet(&self) -> Result<Option<Packet>, ChannelError> {
         let mut packet = vec![0; MAX_PACKET];
         let Some((length, flags, mut fds)) = receive(self.0.as_fd(), &mut packet)? else { return Ok(None) };
         if length == 0 {

@@ -53,6 +53,11 @@ pub enum ToWorker {
         /// How many.
         amount: Amount,
     },
+    /// Give no more of what this order is about; it is answered with what was given so far.
+    CallOff {
+        /// Of the order.
+        id: u64,
+    },
     /// A lane is not needed any more.
     CloseLane {
         /// Which.

@@ -132,7 +132,18 @@ impl Supervisor<'_> {
             Message::Give { id, slot, shares, amount } => self.order_to_give(id, slot, shares, amount),
             Message::Resume => {
                 self.resume();
-                self.say(&Message::Resumed { workers: self.connections_of_workers() }, &[]);
+                // What is on its way arrives first, so that it can be given back.
+                let ids: Vec<(Who, u64)> = self
+                    .transfers
+                    .iter()
+                    .filter(|transfer| transfer.purpose == Purpose::Takeover)
+                    .map(|transfer| (transfer.giver, transfer.id))
+                    .collect();
+                for (giver, id) in ids {
+                    self.tell_one(giver, &ToWorker::CallOff { id });
+                }
+                self.resuming = true;
+                self.say_resumed();
             }
             Message::Retire { keep } => {
                 self.say(&Message::Retired, &[]);
@@ -167,6 +178,15 @@ impl Supervisor<'_> {
         self.take_role(Role::Successor);
         self.show_ourselves();
         self.all_accept(true);
+    }
+
+    /// Once nothing is given any more, the successor may give back.
+    pub(crate) fn say_resumed(&mut self) {
+        let giving = self.transfers.iter().any(|transfer| transfer.purpose == Purpose::Takeover);
+        if self.resuming && !giving {
+            self.resuming = false;
+            self.say(&Message::Resumed { workers: self.connections_of_workers() }, &[]);
+        }
     }
 
     /// A worker of ours has taken what was given back. The successor keeps the books.

@@ -560,6 +560,22 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Lanes from the incumbent's workers, so that they know where to go should their supervisor die.
+    fn offer_refuge(&mut self) {
+        let takers = self.serving();
+        let givers = usize::from(self.listeners.slots());
+        for (slot, shares) in (0..).zip(plan::shares(givers, takers.len())) {
+            for (index, _) in shares {
+                let lane = self.next_name();
+                let Ok((one, other)) = Channel::pair() else { continue };
+                match self.send_lane(takers[index], lane, true, &other) {
+                    Ok(()) => self.say(&Message::Lane { slot, lane }, &[one.as_fd()]),
+                    Err(error) => tracing::warn!(slot, %error, "no lane to a worker"),
+                }
+            }
+        }
+    }
+
     /// A worker of a generation that has not taken over has died: better to leave it at that.
     pub(crate) fn cannot_start_beside(&mut self, cause: &str) {
         tracing::error!(cause, "a worker did not come up beside the generation that runs: giving up");
@@ -569,6 +585,7 @@ impl Supervisor<'_> {
     /// Takes over by itself, if that is what it was started for.
     pub(crate) fn stand_by(&mut self) {
         self.phase = Phase::Standby;
+        self.offer_refuge();
         self.notifier.ready();
         tracing::info!("ready, and standing by");
         if self.settings.takeover == Takeover::Now

@@ -102,7 +102,7 @@ impl Service for Stub {
                 Ok(Some((ToWorker::Give { id, .. }, _))) => {
                     channel.send(&FromWorker::Given { id, handed: 0, stayed: vec![] }, &[]).unwrap();
                 }
-                Ok(Some((ToWorker::CloseLane { .. } | ToWorker::Admit, _))) => {}
+                Ok(Some((ToWorker::CloseLane { .. } | ToWorker::CallOff { .. } | ToWorker::Admit, _))) => {}
                 Ok(Some((ToWorker::Ask { id, question }, _))) => {
                     let answer = answer(slot, question);
                     channel.send(&FromWorker::Answer { id, answer }, &[]).unwrap();

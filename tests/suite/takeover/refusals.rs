@@ -45,8 +45,7 @@ fn another_version_of_the_protocol_is_refused_with_the_reason() {
 #[test]
 fn a_generation_may_allow_no_other() {
     let generations = Succession::begin(builder().with("--max-generations", "1"));
-    let (status, said) =
-        generations.builder.clone().with("--color", "green").with("--takeover", "wait").refused();
+    let (status, said) = generations.builder.clone().with("--color", "green").with("--takeover", "wait").refused();
     assert!(!status.success() && said.contains("max-generations"), "{said}");
 }
 

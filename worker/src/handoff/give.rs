@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use baton_ipc::channel::ChannelError;
 use baton_ipc::messages::{Amount, FromWorker, Share};
 use baton_ipc::scoreboard::monotonic_us;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -67,12 +68,13 @@ impl Outcome {
 /// Hands over connections, and tells the supervisor what became of them. Returns how many were handed over.
 pub(crate) async fn give<A: App>(shared: &Rc<Shared<A>>, id: u64, shares: &[Share], amount: Amount) -> u64 {
     let outcome = match amount {
-        Amount::All => give_all(shared, shares).await,
+        Amount::All => give_all(shared, id, shares).await,
         Amount::Most(most) => {
             let chosen = shared.hub.borrow_mut().choose(usize::try_from(most).unwrap_or(usize::MAX));
-            distribute(shared, chosen, shares).await
+            distribute(shared, id, chosen, shares).await
         }
     };
+    shared.lanes.end_of(id);
     for share in shares {
         if let Some(lane) = shared.lanes.find(share.lane) {
             // If nobody hears it, nobody waits for it.
@@ -92,23 +94,38 @@ pub(crate) async fn give<A: App>(shared: &Rc<Shared<A>>, id: u64, shares: &[Shar
 
 /// All WebSockets, those that come while it goes on, and the HTTP connections that can go: one that is being answered
 /// goes when that is done, or has become a WebSocket.
-async fn give_all<A: App>(shared: &Rc<Shared<A>>, shares: &[Share]) -> Outcome {
-    let mut outcome = Outcome::default();
+async fn give_all<A: App>(shared: &Rc<Shared<A>>, id: u64, shares: &[Share]) -> Outcome {
     let mut leaving = shared.take_http_connections();
+    let outcome = give_until_none(shared, id, shares, &mut leaving).await;
+    leaving.close();
+    while let Ok(moved) = leaving.try_recv() {
+        restore(shared, [moved]);
+    }
+    outcome
+}
+
+async fn give_until_none<A: App>(
+    shared: &Rc<Shared<A>>,
+    id: u64,
+    shares: &[Share],
+    leaving: &mut UnboundedReceiver<Moved<A>>,
+) -> Outcome {
+    let mut outcome = Outcome::default();
     let deadline = Instant::now() + HTTP_PATIENCE;
     loop {
         let chosen = shared.hub.borrow_mut().choose(usize::MAX);
         let count = chosen.len();
-        let round = distribute(shared, chosen, shares).await;
+        let round = distribute(shared, id, chosen, shares).await;
         let failed = !round.stayed.is_empty();
         outcome.add(round);
-        if failed {
+        if failed || shared.lanes.is_called_off(id) {
             return outcome;
         }
         if count > 0 {
             continue;
         }
-        if shared.handshakes.len() == 0 || Instant::now() >= deadline {
+        let may_come = shared.handshakes.len() > 0 || shared.lanes.hold_some();
+        if !may_come || Instant::now() >= deadline {
             // What is in the queue by now comes along all the same.
             leaving.close();
         }
@@ -146,9 +163,9 @@ enum Denied {
 }
 
 /// Each lane gets its share, all at once.
-async fn distribute<A: App>(shared: &Rc<Shared<A>>, chosen: Vec<Name>, shares: &[Share]) -> Outcome {
+async fn distribute<A: App>(shared: &Rc<Shared<A>>, id: u64, chosen: Vec<Name>, shares: &[Share]) -> Outcome {
     let parts = split(chosen, shares);
-    let given = parts.into_iter().zip(shares).map(|(names, share)| over(shared, share.lane, names));
+    let given = parts.into_iter().zip(shares).map(|(names, share)| over(shared, id, share.lane, names));
     let mut outcome = Outcome::default();
     for given in futures_util::future::join_all(given).await {
         outcome.add(given);
@@ -171,7 +188,7 @@ fn split(mut names: Vec<Name>, shares: &[Share]) -> Vec<Vec<Name>> {
 }
 
 /// Hands these over on one lane, group after group.
-async fn over<A: App>(shared: &Rc<Shared<A>>, lane: u64, names: Vec<Name>) -> Outcome {
+async fn over<A: App>(shared: &Rc<Shared<A>>, id: u64, lane: u64, names: Vec<Name>) -> Outcome {
     let mut outcome = Outcome::default();
     let Some(lane) = shared.lanes.find(lane) else {
         shared.hub.borrow_mut().resume(&names);
@@ -181,9 +198,14 @@ async fn over<A: App>(shared: &Rc<Shared<A>>, lane: u64, names: Vec<Name>) -> Ou
     let mut group = Group { shared, lane: &lane, number: 0 };
     let mut rest = &names[..];
     while !rest.is_empty() {
-        if shared.hub.borrow().draining {
+        let why_not = if shared.hub.borrow().draining {
+            Some("the worker is on its way out")
+        } else {
+            shared.lanes.is_called_off(id).then_some("it was called off")
+        };
+        if let Some(why_not) = why_not {
             shared.hub.borrow_mut().resume(rest);
-            outcome.stay("the worker is on its way out", rest.len());
+            outcome.stay(why_not, rest.len());
             break;
         }
         let (now, later) = rest.split_at(rest.len().min(GROUP));

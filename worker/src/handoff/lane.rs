@@ -1,7 +1,7 @@
 //! The receiving half of a lane, and all lanes of a worker.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -12,8 +12,9 @@ use baton_ipc::channel::ChannelError;
 use baton_ipc::messages::{FromWorker, Share};
 use baton_ipc::receipt::Pauses;
 use baton_ipc::scoreboard::monotonic_us;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 use super::packet::{Item, Packet};
 use super::{Arrival, Carried};
@@ -22,6 +23,9 @@ use crate::metrics::PAUSE;
 use crate::readable::Readable;
 use crate::worker::Shared;
 use baton_ipc::fault;
+
+/// How long a giver may take to say what becomes of what is held: longer than it waits for an answer itself.
+const DECISION: Duration = Duration::from_secs(3);
 
 /// A lane, as its giver needs it.
 #[derive(Debug)]
@@ -38,7 +42,15 @@ pub(super) type Adopted = (u64, Vec<(u16, String)>);
 
 /// The lanes of a worker, by the names that the supervisor gives them.
 #[derive(Debug, Default)]
-pub(crate) struct Lanes(RefCell<HashMap<u64, Rc<Lane>>>);
+pub(crate) struct Lanes {
+    open: RefCell<HashMap<u64, Rc<Lane>>>,
+    /// Groups that are held.
+    held: Cell<usize>,
+    /// Something has changed about these.
+    changed: Notify,
+    /// Orders that are not to be carried out any further.
+    called_off: RefCell<HashSet<u64>>,
+}
 
 /// A group that is held.
 struct Held<S> {
@@ -64,20 +76,58 @@ impl Lane {
 
 impl Lanes {
     pub(super) fn find(&self, name: u64) -> Option<Rc<Lane>> {
-        self.0.borrow().get(&name).cloned()
+        self.open.borrow().get(&name).cloned()
+    }
+
+    /// An order to give is not to be carried out any further.
+    pub(crate) fn call_off(&self, id: u64) {
+        self.called_off.borrow_mut().insert(id);
+    }
+
+    pub(super) fn is_called_off(&self, id: u64) -> bool {
+        self.called_off.borrow().contains(&id)
+    }
+
+    pub(super) fn end_of(&self, id: u64) {
+        self.called_off.borrow_mut().remove(&id);
+    }
+
+    /// Whether connections are held that may be ours in a moment.
+    pub(super) fn hold_some(&self) -> bool {
+        self.held.get() > 0
+    }
+
+    /// Closes all lanes, and takes what is in them still: a giver that has said go has let go.
+    pub(crate) async fn wind_up(&self) {
+        let decided = async {
+            while self.hold_some() {
+                self.changed.notified().await;
+            }
+        };
+        // One that stands still finds that the lane is closed, and keeps what it has offered.
+        let _ = timeout(DECISION, decided).await;
+        let names: Vec<u64> = self.open.borrow().keys().copied().collect();
+        names.into_iter().for_each(|name| self.close(name));
+        let ended = async {
+            while !self.open.borrow().is_empty() {
+                self.changed.notified().await;
+            }
+        };
+        // Each reads what is there, and ends.
+        let _ = timeout(DECISION, ended).await;
     }
 
     /// Equal shares for those at whose other end somebody goes on when our supervisor is lost.
     pub(crate) fn refuges(&self) -> Vec<Share> {
-        let lanes = self.0.borrow();
+        let lanes = self.open.borrow();
         let refuges = lanes.iter().filter(|(_, lane)| lane.refuge);
         refuges.map(|(name, _)| Share { lane: *name, weight: 1 }).collect()
     }
 
     /// Lets go of a lane: its other end finds it closed.
     pub(crate) fn close(&self, name: u64) {
-        if let Some(lane) = self.0.borrow_mut().remove(&name) {
-            // Its task holds it too, and ends when nothing can come any more.
+        if let Some(lane) = self.open.borrow().get(&name) {
+            // Nothing can be put in any more. Its task reads what is in it, and ends.
             let _ = nix::sys::socket::shutdown(lane.channel.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         }
     }
@@ -87,12 +137,13 @@ impl Lanes {
         let channel = Channel::from(socket);
         let readable = Readable::watch(channel.as_fd())?;
         let lane = Rc::new(Lane { channel, refuge, asked: RefCell::default() });
-        shared.lanes.0.borrow_mut().insert(name, lane.clone());
+        shared.lanes.open.borrow_mut().insert(name, lane.clone());
         let shared = shared.clone();
         spawn_local(async move {
             let pauses = Taker { shared: &shared, lane: &lane, name, held: None, pauses: Pauses::default() };
             pauses.listen(&readable).await;
-            shared.lanes.0.borrow_mut().remove(&name);
+            shared.lanes.open.borrow_mut().remove(&name);
+            shared.lanes.changed.notify_one();
         });
         Ok(())
     }
@@ -141,7 +192,9 @@ impl<A: App> Taker<'_, A> {
                 }
             }
             Ok(Packet::Abort { group }) => {
-                self.held.take_if(|held| held.group == group);
+                if self.held.take_if(|held| held.group == group).is_some() {
+                    self.decided();
+                }
             }
             Ok(Packet::Adopted { group, refused }) => self.answer((group, refused)),
             Ok(Packet::Refused { reason }) => self.answer((ALL_GROUPS, vec![(0, reason)])),
@@ -187,7 +240,10 @@ impl<A: App> Taker<'_, A> {
                 }
             }
         }
-        self.held = Some(Held { group, items: held });
+        if self.held.replace(Held { group, items: held }).is_none() {
+            let lanes = &self.shared.lanes;
+            lanes.held.set(lanes.held.get() + 1);
+        }
         fault::point("handoff held");
         self.say(&Packet::Adopted { group, refused });
         fault::point("handoff adopted");
@@ -223,8 +279,16 @@ impl<A: App> Taker<'_, A> {
                 None => {}
             }
         }
+        self.decided();
         // Its turn reads what has come meanwhile.
         self.shared.settled.notify_one();
+    }
+
+    /// What was held is not held any more.
+    fn decided(&self) {
+        let lanes = &self.shared.lanes;
+        lanes.held.set(lanes.held.get() - 1);
+        lanes.changed.notify_one();
     }
 
     fn say(&self, packet: &Packet) {
