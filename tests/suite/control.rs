@@ -23,8 +23,8 @@ const NOBODY: u32 = 65534;
 /// A user who is neither root nor nobody; it need not exist.
 const SOMEBODY: u32 = 64321;
 
-const STATUS: &str = r#"{"version":2,"command":"status"}"#;
-const VERSION: &str = r#"{"version":2,"command":"version"}"#;
+const STATUS: &str = r#"{"version":1,"command":"status"}"#;
+const VERSION: &str = r#"{"version":1,"command":"version"}"#;
 
 fn socket(service: &Service) -> PathBuf {
     service.dir().join("run/blue.sock")
@@ -99,13 +99,13 @@ fn requests_that_are_none_get_an_error_and_hurt_nothing() {
 
     use ErrorCode::{BadRequest, NotFound, Version};
     let text = |text: &str| format!("{text}\n").into_bytes();
-    let command = |rest: &str| text(&format!(r#"{{"version":2,"command":{rest}}}"#));
+    let command = |rest: &str| text(&format!(r#"{{"version":1,"command":{rest}}}"#));
     let cases: Vec<(&str, Vec<u8>, ErrorCode)> = vec![
         ("garbage", text("status"), BadRequest),
         ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), BadRequest),
         ("binary", (0..=255u8).chain([b'\n']).collect(), BadRequest),
         ("zeros", [vec![0; 4096], vec![b'\n']].concat(), BadRequest),
-        ("no UTF-8", [b"{\"version\":2,\"command\":\"\xff\xfe\"}\n".to_vec()].concat(), BadRequest),
+        ("no UTF-8", [b"{\"version\":1,\"command\":\"\xff\xfe\"}\n".to_vec()].concat(), BadRequest),
         ("no object", text("[1]"), BadRequest),
         ("deep", text(&"[".repeat(60_000)), BadRequest),
         ("huge", [vec![b'x'; 1024 * 1024], vec![b'\n']].concat(), BadRequest),
@@ -113,9 +113,9 @@ fn requests_that_are_none_get_an_error_and_hurt_nothing() {
         ("half", STATUS.as_bytes()[..20].to_vec(), BadRequest),
         ("no version", text(r#"{"command":"status"}"#), BadRequest),
         ("a version that is no number", text(r#"{"version":"1","command":"status"}"#), BadRequest),
-        ("another version", text(r#"{"version":1,"command":"status"}"#), Version),
+        ("another version", text(r#"{"version":2,"command":"status"}"#), Version),
         ("another version, another command", text(r#"{"version":999,"command":"fly"}"#), Version),
-        ("no command", text(r#"{"version":2}"#), BadRequest),
+        ("no command", text(r#"{"version":1}"#), BadRequest),
         ("unknown command", command(r#""fly""#), BadRequest),
         ("a command that is no text", command("7"), BadRequest),
         ("a slot that is no number", command(r#""stop","slots":["x"]"#), BadRequest),
@@ -160,7 +160,7 @@ fn requests_that_are_none_get_an_error_and_hurt_nothing() {
 fn after_an_error_the_connection_goes_on() {
     let service = small().start();
     let mut stream = dial(&service);
-    let lines = [VERSION, "garbage", "", STATUS, r#"{"version":2,"command":"stop","slots":[9]}"#];
+    let lines = [VERSION, "garbage", "", STATUS, r#"{"version":1,"command":"stop","slots":[9]}"#];
     let mut bytes = format!("{}\n", lines.join("\n")).repeat(50).into_bytes();
     // The last one needs no newline.
     bytes.extend(STATUS.as_bytes());
@@ -233,7 +233,7 @@ fn a_client_that_leaves_in_the_middle_stops_nothing() {
     let service = small().start();
     let pids = service.worker_pids();
     let mut stream = dial(&service);
-    stream.write_all(b"{\"version\":2,\"command\":\"restart\",\"slots\":[]}\n").expect("sent");
+    stream.write_all(b"{\"version\":1,\"command\":\"restart\",\"slots\":[]}\n").expect("sent");
     drop(stream);
     eventually("all workers are new", || {
         let new = service.worker_pids();
@@ -249,12 +249,12 @@ fn while_something_long_goes_on_another_one_is_refused_and_questions_are_answere
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let _deaf = runtime.block_on(crate::harness::client::Raw::connect(service.address, "/ws/chat/", b""));
     let mut first = dial(&service);
-    first.write_all(b"{\"version\":2,\"command\":\"restart\",\"slots\":[]}\n").expect("sent");
+    first.write_all(b"{\"version\":1,\"command\":\"stop\",\"slots\":[]}\n").expect("sent");
     let refused = eventually("busy", || {
-        let reply = ask(&service, b"{\"version\":2,\"command\":\"scale\",\"workers\":3}\n");
+        let reply = ask(&service, b"{\"version\":1,\"command\":\"scale\",\"workers\":3}\n");
         if let Reply::Error { code: ErrorCode::Busy, message } = reply { Some(message) } else { panic!("{reply:?}") }
     });
-    assert_eq!(refused, "restart is not finished yet");
+    assert_eq!(refused, "stop is not finished yet");
     assert!(is_status(&ask(&service, STATUS.as_bytes())));
 }
 
@@ -388,7 +388,7 @@ fn a_refused_client_cannot_slip_a_command_in() {
     fs::set_permissions(socket(&service), Permissions::from_mode(0o666)).expect("a socket of ours");
     fs::set_permissions(service.dir(), Permissions::from_mode(0o755)).expect("a directory of ours");
     let mut stream = connect_as(NOBODY, &socket(&service));
-    let stop = r#"{"version":2,"command":"stop","slots":[]}"#;
+    let stop = r#"{"version":1,"command":"stop","slots":[]}"#;
     // It may be refused and cut off while it still writes.
     let _ = stream.write_all(format!("{stop}\n").repeat(1000).as_bytes());
     let mut stream = BufReader::new(stream);

@@ -222,8 +222,8 @@ async fn it_comes_back_by_itself() {
 
     service.wait_all_serve();
     let slot = service.slot_of(&session).to_string();
-    let restarted = service.ctl(&["restart", &slot]);
-    assert!(restarted.status.success(), "{restarted:?}");
+    let stopped = service.ctl(&["stop", &slot]);
+    assert!(stopped.status.success(), "{stopped:?}");
     assert_eq!(page.wait_line("in", "bye", "bye").await, r#"{"bye":true,"total":2}"#);
     page.wait_line("in", "close", "1001 retry_ms=").await;
     page.browser.wait_for(&format!("{}.length === 3", lines("here", "open"))).await;
