@@ -4,18 +4,14 @@ use baton_ipc::control::{Generation, TakeoverReceipt};
 
 use super::super::table::{Align, Cell, Paint, printable, table};
 
-/// From whom to whom, the numbers, the steps.
+/// From whom to whom, and the numbers. The steps were told as they happened.
 pub(crate) fn page(receipt: &TakeoverReceipt, colors: bool) -> String {
-    let mut text = format!("{} -> {}\n\n", name(&receipt.from), name(&receipt.to));
+    let took: u64 = receipt.steps.iter().map(|(_, ms)| ms).sum();
+    let mut text = format!("{} -> {} in {took}ms\n\n", name(&receipt.from), name(&receipt.to));
     text.push_str(&numbers(receipt, colors));
     if !receipt.drained.is_empty() {
         let reasons = receipt.drained.iter().map(|(why, n)| format!("{n} {}", printable(why)));
         text.push_str(&format!("told to come back: {}\n", reasons.collect::<Vec<_>>().join(", ")));
-    }
-    if !receipt.steps.is_empty() {
-        let rows: Vec<Vec<Cell>> =
-            receipt.steps.iter().map(|(step, ms)| vec![step.into(), format!("{ms}ms").into()]).collect();
-        text.push_str(&format!("\n{}", table(&[("STEP", Align::Left), ("TIME", Align::Right)], &rows, colors)));
     }
     if receipt.kept {
         let old = printable(&receipt.from.color);
@@ -76,15 +72,11 @@ mod tests {
         assert_eq!(
             page(&receipt(), false),
             "\
-blue (pid 4242, baton 0.1.0) -> green (pid 5151, baton 0.2.0)
+blue (pid 4242, baton 0.1.0) -> green (pid 5151, baton 0.2.0) in 1216ms
 
 HANDED OVER  DRAINED  DROPPED  LONGEST PAUSE  P99 PAUSE
       10000        3        0         1.42ms     0.31ms
 told to come back: 2 in the middle of a close, 1 too much output
-
-STEP            TIME
-preflight       12ms
-handing over  1204ms
 
 blue is kept: `batonctl rollback` gives everything back to it
 "

@@ -447,7 +447,8 @@ impl Supervisor<'_> {
                     continue;
                 }
                 self.say(&Message::Lane { slot: takers[index], lane }, &[other.as_fd()]);
-                lanes.insert(lane, None);
+                // Its pid is the other supervisor's affair, which passes on what it says.
+                lanes.insert(lane, Some(Who { slot: takers[index], pid: nix::unistd::Pid::from_raw(0) }));
                 weights.push(Share { lane, weight });
             }
             let id = self.next_name();

@@ -1,5 +1,6 @@
 //! Starting the installed binary, which then takes over in our place: same color, same arguments.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -36,7 +37,7 @@ impl Supervisor<'_> {
         if let Some(name) = arguments.next() {
             command.arg0(name);
         }
-        command.args(arguments).env("BATON_TAKEOVER", "now").env_remove("WATCHDOG_PID").stdin(Stdio::null());
+        command.args(without_takeover(arguments)).env("BATON_TAKEOVER", "now").env_remove("WATCHDOG_PID").stdin(Stdio::null());
         let child = command.spawn();
         let child =
             child.map_err(|error| (ErrorCode::Failed, format!("cannot start {}: {error}", program.display())))?;
@@ -70,6 +71,20 @@ impl Supervisor<'_> {
     }
 }
 
+/// How we were started ourselves says nothing about this one, and a flag would win over the environment.
+fn without_takeover(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut is_value = false;
+    for argument in arguments {
+        let is_flag = argument == "--takeover";
+        if !is_flag && !is_value && !argument.to_string_lossy().starts_with("--takeover=") {
+            kept.push(argument);
+        }
+        is_value = is_flag;
+    }
+    kept
+}
+
 /// What is at the place of our own program now.
 fn installed() -> std::io::Result<PathBuf> {
     let path = std::fs::read_link("/proc/self/exe")?;
@@ -78,4 +93,16 @@ fn installed() -> std::io::Result<PathBuf> {
         Some(path) => PathBuf::from(path),
         None => path,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_arguments_but_one_are_passed_on() {
+        let given = ["run", "--takeover", "wait", "--color", "green", "--takeover=now", "--workers", "2"];
+        let kept = without_takeover(given.iter().map(OsString::from));
+        assert_eq!(kept, ["run", "--color", "green", "--workers", "2"]);
+    }
 }
