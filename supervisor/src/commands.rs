@@ -178,6 +178,11 @@ impl Supervisor<'_> {
             let message = format!("{workers} workers are impossible: 1 to {MAX_SLOTS} are");
             return Err((ErrorCode::BadRequest, message));
         }
+        if let Some(peer) = self.peer.as_ref().filter(|_| workers > self.listeners.slots()) {
+            // Its sockets would be unknown there, and reset their clients when this generation goes.
+            let color = &peer.generation.color;
+            return Err((ErrorCode::Busy, format!("no more slots while there is another generation ({color})")));
+        }
         self.listeners.grow(workers).map_err(|error| (ErrorCode::Failed, error.to_string()))?;
         for slot in self.places.len() as SlotId..workers {
             self.places.push(Place::new(slot, Slot::Stopped, self.now));

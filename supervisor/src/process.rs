@@ -86,6 +86,12 @@ impl Worker {
         }
     }
 
+    /// Ends one that has nothing to lose, and leaves no zombie.
+    pub(crate) fn end(self) {
+        let _ = self.signal(Signal::SIGKILL);
+        let _ = waitpid(self.pid, None);
+    }
+
     /// Takes the exit status, if it has ended: what it was, and in words.
     pub(crate) fn reap(&self) -> io::Result<Option<(Cause, String)>> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;

@@ -30,7 +30,7 @@ pub(crate) enum Relief {
     /// Has until `deadline` to be ready.
     Starting { worker: Worker, deadline: Instant },
     /// Serves already; the connections are on their way to it.
-    Handing { worker: Worker, transfer: u64, deadline: Instant },
+    Handing { worker: Worker, deadline: Instant },
 }
 
 /// A worker that has nothing to do with its slot any more, except that it must be gone.
@@ -149,17 +149,12 @@ impl Supervisor<'_> {
             return self.leave(slot, worker);
         };
         let deadline = self.now + HANDING;
-        self.place_mut(slot).relief = Some(Relief::Handing { worker, transfer: 0, deadline });
+        self.place_mut(slot).relief = Some(Relief::Handing { worker, deadline });
         let accept = self.accepting();
         self.tell_one(taker, &ToWorker::Accept { accept });
         self.tell_one(giver, &ToWorker::Accept { accept: false });
-        match self.transfer(Purpose::Relief, giver, &[(taker, 1)], Amount::All) {
-            Ok(id) => {
-                if let Some(Relief::Handing { transfer, .. }) = &mut self.place_mut(slot).relief {
-                    *transfer = id;
-                }
-            }
-            Err(error) => self.relief_failed(slot, &format!("no lane to it: {error}")),
+        if let Err(error) = self.transfer(Purpose::Relief, giver, &[(taker, 1)], Amount::All) {
+            self.relief_failed(slot, &format!("no lane to it: {error}"));
         }
     }
 

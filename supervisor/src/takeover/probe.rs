@@ -61,9 +61,8 @@ impl Supervisor<'_> {
     }
 
     fn end_probe(&mut self) {
-        let Some(Probe { child, .. }) = self.probe.take() else { return };
-        // It has nothing to lose, and must not be left behind as a zombie.
-        let _ = child.signal(nix::sys::signal::Signal::SIGKILL);
-        let _ = nix::sys::wait::waitpid(child.pid, None);
+        if let Some(Probe { child, .. }) = self.probe.take() {
+            child.end();
+        }
     }
 }

@@ -37,7 +37,11 @@ impl Supervisor<'_> {
         if let Some(name) = arguments.next() {
             command.arg0(name);
         }
-        command.args(without_takeover(arguments)).env("BATON_TAKEOVER", "now").env_remove("WATCHDOG_PID").stdin(Stdio::null());
+        command
+            .args(without_takeover(arguments))
+            .env("BATON_TAKEOVER", "now")
+            .env_remove("WATCHDOG_PID")
+            .stdin(Stdio::null());
         let child = command.spawn();
         let child =
             child.map_err(|error| (ErrorCode::Failed, format!("cannot start {}: {error}", program.display())))?;

@@ -56,6 +56,9 @@ fn a_second_promote_and_one_of_who_serves_are_refused() {
     let said = String::from_utf8_lossy(&serving.stderr).into_owned();
     assert!(!serving.status.success() && said.contains("it serves already"), "{said}");
     let next = generations.standby(|builder| builder);
+    let grow = generations.serving.ctl(&["scale", "9"]);
+    let said = String::from_utf8_lossy(&grow.stderr).into_owned();
+    assert!(!grow.status.success() && said.contains("no more slots while there is another generation"), "{said}");
     promote(&next, &[]);
     let again = next.ctl(&["promote"]);
     assert!(!again.status.success());
