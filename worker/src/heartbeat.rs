@@ -33,6 +33,11 @@ impl Beats {
         Beats { interval_ms, last_ms: now_ms - now_ms % interval_ms }
     }
 
+    /// The time of the last beat, or of the one before the first.
+    pub(crate) fn last(&self) -> u64 {
+        self.last_ms
+    }
+
     /// Decides. A clock that is set back makes no second beat of the same time; one that is set forward skips what it
     /// jumped over.
     pub(crate) fn at(&mut self, now_ms: u64) -> Beat {

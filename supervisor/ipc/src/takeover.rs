@@ -18,7 +18,7 @@ pub enum Message {
         /// What its workers share: counts would part if it were something else.
         backplane: String,
     },
-    /// Incumbent: not now, or never; nothing has changed.
+    /// Incumbent, to [`Message::Hello`] or [`Message::Switch`]: not now, or never; nothing has changed.
     Refused {
         /// Why.
         reason: String,

@@ -116,6 +116,10 @@ impl Supervisor<'_> {
                     self.places.push(Place::new(slot, State::Stopped, self.now));
                 }
             }
+            Message::Switch if self.is_moving() => {
+                let reason = "it is replacing or moving workers just now".to_owned();
+                self.say(&Message::Refused { reason }, &[]);
+            }
             Message::Switch => {
                 tracing::info!("the successor accepts from now on");
                 self.take_role(Role::Taking);
@@ -160,6 +164,12 @@ impl Supervisor<'_> {
             }
             other => tracing::error!(?other, "the successor says what only an incumbent may"),
         }
+    }
+
+    /// Whether connections are on their way between our own workers.
+    fn is_moving(&self) -> bool {
+        let relieved = self.places.iter().any(|place| place.relief.is_some());
+        self.operation.is_some() || self.rebalance.is_some() || relieved
     }
 
     fn order_to_give(&mut self, id: u64, slot: Slot, shares: Vec<Share>, amount: Amount) {

@@ -115,6 +115,11 @@ impl Supervisor<'_> {
                 return refuse(ErrorCode::Failed, "it serves already: start the other one with `baton promote`");
             }
         }
+        let serving = self.serving().len();
+        if serving < usize::from(self.settings.workers) {
+            let message = format!("only {serving} of {} workers are ready", self.settings.workers);
+            return Err((ErrorCode::Busy, message));
+        }
         tracing::info!(?wishes, "taking over");
         self.driver = Some(Driver {
             client,
@@ -157,6 +162,7 @@ impl Supervisor<'_> {
                     None => self.begin_handing(),
                 }
             }
+            (Stage::Switching { .. }, Message::Refused { reason }) => self.roll_back(&reason),
             (_, Message::Given { id, handed, stayed, broken }) => {
                 if broken && let Some(transfer) = self.transfers.iter_mut().find(|transfer| transfer.id == id) {
                     transfer.is_gone(transfer.giver);

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::lane::{ALL_GROUPS, Adopted, Lane};
+use super::lane::{ALL_GROUPS, Adopted, DECISION, Lane};
 use super::packet::{Item, Packet};
 use crate::accept;
 use crate::app::App;
@@ -39,9 +39,6 @@ const HTTP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often to look whether one of them has become a WebSocket.
 const LOOK: Duration = Duration::from_millis(5);
-
-/// Groups of HTTP connections are numbered from here on.
-const FIRST_HTTP: u64 = 1 << 32;
 
 /// What became of connections that were to be handed over.
 #[derive(Debug, Default)]
@@ -111,7 +108,7 @@ async fn give_until_none<A: App>(
     leaving: &mut UnboundedReceiver<Moved<A>>,
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    let deadline = Instant::now() + HTTP_PATIENCE;
+    let begun = Instant::now();
     loop {
         let chosen = shared.hub.borrow_mut().choose(usize::MAX);
         let count = chosen.len();
@@ -124,8 +121,10 @@ async fn give_until_none<A: App>(
         if count > 0 {
             continue;
         }
-        let may_come = shared.handshakes.len() > 0 || shared.lanes.hold_some();
-        if !may_come || Instant::now() >= deadline {
+        // Another order may be under way, and what is held is ours if its giver says so.
+        let moving = shared.hub.borrow().some_move() || (shared.lanes.hold_some() && begun.elapsed() < DECISION);
+        let http = shared.handshakes.len() > 0 && begun.elapsed() < HTTP_PATIENCE;
+        if !moving && !http {
             // What is in the queue by now comes along all the same.
             leaving.close();
         }
@@ -138,7 +137,8 @@ async fn give_until_none<A: App>(
             restore(shared, moved);
             return outcome;
         };
-        let mut group = Group { shared, lane: &lane, number: FIRST_HTTP + outcome.handed };
+        let _turn = lane.turn.lock().await;
+        let mut group = Group { shared, lane: &lane, number: 0 };
         if group.give_http(moved, &mut outcome).await.is_err() {
             return outcome;
         }
@@ -195,7 +195,6 @@ async fn over<A: App>(shared: &Rc<Shared<A>>, id: u64, lane: u64, names: Vec<Nam
         outcome.stay("there is no lane", names.len());
         return outcome;
     };
-    let mut group = Group { shared, lane: &lane, number: 0 };
     let mut rest = &names[..];
     while !rest.is_empty() {
         let why_not = if shared.hub.borrow().draining {
@@ -210,6 +209,8 @@ async fn over<A: App>(shared: &Rc<Shared<A>>, id: u64, lane: u64, names: Vec<Nam
         }
         let (now, later) = rest.split_at(rest.len().min(GROUP));
         rest = later;
+        let _turn = lane.turn.lock().await;
+        let mut group = Group { shared, lane: &lane, number: 0 };
         if let Err(reason) = group.give(now, &mut outcome).await {
             shared.hub.borrow_mut().resume(rest);
             outcome.stay(&reason, rest.len());
@@ -351,7 +352,8 @@ impl<A: App> Group<'_, A> {
         items: Vec<Item>,
         sockets: &[BorrowedFd<'_>],
     ) -> Result<oneshot::Receiver<Adopted>, String> {
-        self.number += 1;
+        self.number = self.lane.number.get() + 1;
+        self.lane.number.set(self.number);
         let answer = self.lane.ask();
         let packet = Packet::State { group: self.number, items };
         self.lane.channel.send_packet(&packet.encode(), sockets).map_err(|error| error.to_string())?;

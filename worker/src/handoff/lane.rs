@@ -25,7 +25,7 @@ use crate::worker::Shared;
 use baton_ipc::fault;
 
 /// How long a giver may take to say what becomes of what is held: longer than it waits for an answer itself.
-const DECISION: Duration = Duration::from_secs(3);
+pub(super) const DECISION: Duration = Duration::from_secs(3);
 
 /// A lane, as its giver needs it.
 #[derive(Debug)]
@@ -33,6 +33,10 @@ pub(super) struct Lane {
     pub(super) channel: Channel,
     /// The other end belongs to another supervisor.
     refuge: bool,
+    /// Held by whoever gives a group: an order, and the rush of one who has lost its supervisor, may meet here.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    /// The number of the last group.
+    pub(super) number: Cell<u64>,
     /// Who waits for [`Packet::Adopted`].
     asked: RefCell<Option<oneshot::Sender<Adopted>>>,
 }
@@ -136,7 +140,13 @@ impl Lanes {
     pub(crate) fn open<A: App>(shared: &Rc<Shared<A>>, name: u64, refuge: bool, socket: OwnedFd) -> io::Result<()> {
         let channel = Channel::from(socket);
         let readable = Readable::watch(channel.as_fd())?;
-        let lane = Rc::new(Lane { channel, refuge, asked: RefCell::default() });
+        let lane = Rc::new(Lane {
+            channel,
+            refuge,
+            turn: Default::default(),
+            number: Cell::new(0),
+            asked: RefCell::default(),
+        });
         shared.lanes.open.borrow_mut().insert(name, lane.clone());
         let shared = shared.clone();
         spawn_local(async move {

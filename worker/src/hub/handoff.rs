@@ -38,6 +38,11 @@ impl<A: App> Hub<A> {
         chosen.collect()
     }
 
+    /// Whether some are on their way out.
+    pub(crate) fn some_move(&self) -> bool {
+        self.connections.iter().any(|(_, connection)| connection.hold != Hold::None)
+    }
+
     /// From now on these are not read. Those that are gone are left out.
     pub(crate) fn park(&mut self, names: &[Name]) -> Vec<Name> {
         let mut parked = Vec::with_capacity(names.len());
