@@ -2,12 +2,16 @@
 //! and one `send` per reply or burst. It runs as `bench_client` on a core of its own, so that its work is not the server's.
 //!
 //! Talk with whoever started it: `ready` on stdout when all connections stand, then it waits for a line on stdin; at the
-//! end its report, one JSON object on one line.
+//! end its report, one JSON object on one line. With a rate it does not wait, and hears [`orders`] while it goes on.
 
+pub mod arrivals;
 pub mod connect;
 pub mod heartbeat;
 pub mod idle;
 pub mod load;
+pub mod orders;
+pub mod pace;
+pub mod paced;
 pub mod shutdown;
 
 use std::io::{self, BufRead, Write};
@@ -15,6 +19,7 @@ use std::io::{self, BufRead, Write};
 use serde::Serialize;
 
 pub use connect::{Dial, Link, Received};
+pub use orders::Orders;
 
 /// Says `ready` and waits for a line on stdin; false if whoever would have written it is gone.
 ///

@@ -4,6 +4,7 @@ pub mod idle;
 pub mod life;
 pub mod messages;
 pub mod redis;
+pub mod takeover;
 
 use crate::cores;
 use crate::targets::Programs;

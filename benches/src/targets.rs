@@ -113,29 +113,15 @@ impl Baton<'_> {
     /// # Errors
     /// It cannot be started or is not ready in time.
     pub fn start(self, core: Option<usize>) -> io::Result<Server> {
+        let (address, process, start_up) = self.launch(core, &[])?;
+        Ok(Server::of(address, process, start_up, self))
+    }
+
+    /// As [`Baton::start`], with these flags as well, and the directories kept for others that are to share them.
+    pub(crate) fn launch(&self, core: Option<usize>, flags: &[&str]) -> io::Result<(SocketAddr, Running, Duration)> {
         let address = free_address()?;
-        let mut command = Command::new(self.program);
-        command
-            .arg("run")
-            .args(["--listen", &address.to_string()])
-            .args(["--workers", &self.workers.to_string()])
-            .arg("--runtime-dir")
-            .arg(self.directory.path().join("run"))
-            .arg("--state-dir")
-            .arg(self.directory.path().join("state"))
-            .args(["--heartbeat-interval", self.heartbeat])
-            .args(["--max-message-rate", "0"])
-            .args(["--log-level", "warn"])
-            .args(["--redis-url", self.redis.as_deref().unwrap_or("none")]);
-        // What the shell that runs the bench has set is not what is measured.
-        for (name, _) in std::env::vars_os() {
-            let name_text = name.to_string_lossy();
-            if name_text.starts_with("BATON_") || matches!(&*name_text, "REDIS_URL" | "SECRET_KEY" | "DEBUG") {
-                command.env_remove(&name);
-            }
-        }
         let started = Instant::now();
-        let mut process = Running::start(command, core)?;
+        let mut process = Running::start(self.command(address, flags), core)?;
         while !ready(address) {
             if let Ok(status) = process.wait(Duration::from_millis(1)) {
                 return Err(process.failure(ErrorKind::Other, &format!("{status} before it was ready")));
@@ -144,7 +130,38 @@ impl Baton<'_> {
                 return Err(process.failure(ErrorKind::TimedOut, "/readyz is not 200"));
             }
         }
-        Ok(Server { address, process, start_up: started.elapsed(), _directory: Some(self.directory) })
+        Ok((address, process, started.elapsed()))
+    }
+
+    /// What starts it at `address`.
+    pub(crate) fn command(&self, address: SocketAddr, flags: &[&str]) -> Command {
+        let mut command = Command::new(self.program);
+        command
+            .arg("run")
+            .args(["--listen", &address.to_string()])
+            .args(["--workers", &self.workers.to_string()])
+            .arg("--runtime-dir")
+            .arg(self.runtime_directory())
+            .arg("--state-dir")
+            .arg(self.directory.path().join("state"))
+            .args(["--heartbeat-interval", self.heartbeat])
+            .args(["--max-message-rate", "0"])
+            .args(["--log-level", "warn"])
+            .args(["--redis-url", self.redis.as_deref().unwrap_or("none")])
+            .args(flags);
+        // What the shell that runs the bench has set is not what is measured.
+        for (name, _) in std::env::vars_os() {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("BATON_") || matches!(&*name_text, "REDIS_URL" | "SECRET_KEY" | "DEBUG") {
+                command.env_remove(&name);
+            }
+        }
+        command
+    }
+
+    /// Where its sockets are.
+    pub(crate) fn runtime_directory(&self) -> PathBuf {
+        self.directory.path().join("run")
     }
 }
 
@@ -161,6 +178,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// One that serves already, with the directories of the baton that it is.
+    pub(crate) fn of(address: SocketAddr, process: Running, start_up: Duration, baton: Baton<'_>) -> Server {
+        Server { address, process, start_up, _directory: Some(baton.directory) }
+    }
+
     /// The processes that serve: all but the supervisor.
     pub fn workers(&self) -> Vec<u32> {
         self.process.family().split_off(1)

@@ -1,65 +1,21 @@
 //! The load client against the floor, and against servers that are wrong on purpose: a bench that does not notice a wrong
 //! answer measures nothing.
 
+mod servers;
+
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
 use baton_benches::child::Running;
 use baton_benches::client::load::{Load, Until};
 use baton_benches::client::{Dial, heartbeat, shutdown};
-use baton_benches::frame::{self, Frame};
-use baton_benches::handshake;
+use baton_benches::frame;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
-fn started(program: &str, arguments: &[&str]) -> (Running, SocketAddr) {
-    let mut command = Command::new(program);
-    command.arg("0").args(arguments);
-    let mut server = Running::start(command, None).unwrap();
-    let line = server.line(PATIENCE).unwrap();
-    let address = line.strip_prefix("listening ").unwrap().parse().unwrap();
-    (server, address)
-}
-
-/// A server for one connection: after the handshake it does what `script` says.
-fn scripted(script: impl FnOnce(&mut TcpStream) + Send + 'static) -> Dial {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut head = Vec::new();
-        while handshake::head_end(&head).is_none() {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
-        stream.write_all(handshake::response(&head).unwrap().as_bytes()).unwrap();
-        script(&mut stream);
-    });
-    Dial { server, source: None }
-}
-
-fn read_frame(stream: &mut TcpStream) -> Frame {
-    let mut bytes = Vec::new();
-    loop {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        bytes.push(byte[0]);
-        if let Some(frame) = Frame::parse(&bytes).unwrap() {
-            return frame;
-        }
-    }
-}
-
-fn bare(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    frame::push_bare(&mut frame, opcode, payload);
-    frame
-}
+use servers::{PATIENCE, bare, read_frame, scripted, started};
 
 fn refusal(dial: Dial, depth: u32) -> String {
     let mut load = Load::new(dial.open(1).unwrap(), depth, b"hello").unwrap();
@@ -160,11 +116,12 @@ fn a_refused_handshake_is_shown() {
 /// What a `shutdown` client reports of a server that answers its message and then, once the client waits, sends `end`;
 /// `closes` tells whether it awaits the client's close before its own end.
 fn seen_of(end: Vec<u8>, closes: bool) -> shutdown::ShutdownReport {
-    let (waits, waiting) = mpsc::channel();
+    let told = Arc::new(Barrier::new(2));
+    let there = told.clone();
     let dial = scripted(move |stream| {
         read_frame(stream);
         stream.write_all(&bare(frame::TEXT, br#"{"count":1}"#)).unwrap();
-        waiting.recv().unwrap();
+        there.wait();
         stream.write_all(&end).unwrap();
         assert!(!closes || read_frame(stream).opcode == frame::CLOSE);
     });
@@ -173,7 +130,7 @@ fn seen_of(end: Vec<u8>, closes: bool) -> shutdown::ShutdownReport {
     let mut client = Running::start(command, None).unwrap();
     assert_eq!(client.line(PATIENCE).unwrap(), "ready");
     client.tell("go").unwrap();
-    waits.send(()).unwrap();
+    told.wait();
     serde_json::from_str(&client.line(PATIENCE).unwrap()).unwrap()
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use baton_benches::machine::{self, Machine};
-use baton_benches::rows::{Bench, idle, life, messages, redis};
+use baton_benches::rows::{Bench, idle, life, messages, redis, takeover};
 use baton_benches::table::{self, Row};
 use baton_benches::targets::Programs;
 use clap::{Parser, ValueEnum};
@@ -25,7 +25,7 @@ struct Cli {
     /// Also write the figures, with every sample, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Fewer and shorter rounds, and no 20,000 connections: to see that it works, not to publish
+    /// Fewer and shorter rounds, and no more than 5,000 connections: to see that it works, not to publish
     #[arg(long)]
     quick: bool,
     /// Only these rows
@@ -52,6 +52,8 @@ enum Group {
     Shutdown,
     /// Heartbeat, first client to last
     Heartbeat,
+    /// Takeovers: how long they take, and what clients notice
+    Takeover,
 }
 
 fn main() -> ExitCode {
@@ -73,7 +75,7 @@ fn run(cli: &Cli) -> io::Result<bool> {
     let mut bench = Bench::new(Programs { directory, baton }, cli.quick)?;
     bench.rounds = cli.rounds.unwrap_or(bench.rounds).max(1);
     // Each wait has its own bound; this is for what nobody thought of. The kernel then ends this process and its children.
-    alarm::set(220 + 26 * u32::try_from(bench.rounds).unwrap_or(u32::MAX / 52));
+    alarm::set(280 + 26 * u32::try_from(bench.rounds).unwrap_or(u32::MAX / 52));
 
     let machine = Machine::of_this_run()?;
     print_facts(&machine, &bench);
@@ -115,6 +117,9 @@ fn measure(cli: &Cli, bench: &Bench) -> Vec<Row> {
             progress(title);
             rows.push(row(bench));
         }
+    }
+    if wanted(Group::Takeover) {
+        rows.extend(takeover::measure(bench, progress));
     }
     rows
 }

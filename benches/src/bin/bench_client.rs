@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use baton_benches::client::load::{Load, Until};
-use baton_benches::client::{self, Dial, heartbeat, idle, shutdown};
+use baton_benches::client::paced::Paced;
+use baton_benches::client::{self, Dial, Orders, arrivals, heartbeat, idle, shutdown};
 use baton_benches::machine;
 use clap::{Args, Parser, Subcommand};
 
@@ -38,12 +39,26 @@ enum Mode {
         /// How long to send before the run proper
         #[arg(long, default_value_t = 0.25)]
         warm_up: f64,
+        /// So many messages a second over all connections, until told to stop, instead of as many as are answered
+        #[arg(long, conflicts_with_all = ["depth", "seconds", "messages", "warm_up", "busy_poll"], value_parser = rate)]
+        rate: Option<f64>,
         /// Never sleep, so that the server does not pay for waking the client
         #[arg(long)]
         busy_poll: bool,
         /// The text of each message, at most 125 bytes
         #[arg(long, default_value = "hello", value_parser = payload)]
         payload: String,
+    },
+    /// New connections, each with one message; counts those that fail
+    Connect {
+        /// The server
+        server: SocketAddr,
+        /// How many a second, until told to stop
+        #[arg(long, value_parser = rate)]
+        rate: f64,
+        /// The address to connect from
+        #[arg(long)]
+        source: Option<IpAddr>,
     },
     /// Connections that do nothing, until a line comes on stdin
     Idle {
@@ -93,6 +108,11 @@ fn payload(text: &str) -> Result<String, &'static str> {
     if text.len() < 126 { Ok(text.to_owned()) } else { Err("at most 125 bytes") }
 }
 
+fn rate(text: &str) -> Result<f64, &'static str> {
+    let rate = text.parse().ok().filter(|rate: &f64| *rate > 0.0 && *rate <= 1e6);
+    rate.ok_or("a number above 0, at most a million")
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().mode) {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,7 +126,15 @@ fn main() -> ExitCode {
 fn run(mode: Mode) -> io::Result<()> {
     machine::raise_descriptor_limit()?;
     match mode {
-        Mode::Load { dial, depth, seconds, messages, warm_up, busy_poll, payload } => {
+        Mode::Load { dial, rate: Some(rate), payload, .. } => {
+            let links = dial.dial().open(dial.connections)?;
+            let mut orders = Orders::ready();
+            client::report(&Paced::new(links, rate, payload.as_bytes())?.run(&mut orders)?)
+        }
+        Mode::Connect { server, rate, source } => {
+            client::report(&arrivals::run(Dial { server, source }, rate, &mut Orders::ready())?)
+        }
+        Mode::Load { dial, rate: None, depth, seconds, messages, warm_up, busy_poll, payload } => {
             let mut load = Load::new(dial.dial().open(dial.connections)?, depth, payload.as_bytes())?;
             if busy_poll {
                 load = load.busy_polling();

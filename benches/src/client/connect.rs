@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use nix::sys::time::TimeSpec;
 use socket2::{Domain, Socket, Type};
 
 use crate::client::wrong;
@@ -56,7 +59,27 @@ impl Dial {
         Ok(links)
     }
 
+    /// Begins to connect, and does not wait for it: [`Watch::await_connection`] tells.
+    ///
+    /// # Errors
+    /// What connect(2) says at once.
+    pub(crate) fn begin(&self) -> io::Result<TcpStream> {
+        let socket = self.socket()?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&self.server.into()) {
+            Err(error) if error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => Err(error),
+            Ok(()) | Err(_) => Ok(socket.into()),
+        }
+    }
+
     fn connect(&self) -> io::Result<TcpStream> {
+        let socket = self.socket()?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect_timeout(&self.server.into(), PATIENCE)?;
+        Ok(socket.into())
+    }
+
+    fn socket(&self) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(self.server), Type::STREAM, None)?;
         if let Some(source) = self.source {
             // The port is chosen by connect(2), which knows the whole pair of addresses. bind(2) would look for one that
@@ -65,29 +88,60 @@ impl Dial {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
         socket.set_tcp_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.connect_timeout(&self.server.into(), PATIENCE)?;
-        Ok(socket.into())
+        Ok(socket)
     }
 }
 
-fn upgraded(mut stream: TcpStream) -> io::Result<Link> {
-    let mut head = Vec::with_capacity(512);
-    let mut chunk = [0; 1024];
-    let end = loop {
-        match stream.read(&mut chunk)? {
-            0 => return Err(ErrorKind::UnexpectedEof.into()),
-            received => head.extend_from_slice(&chunk[..received]),
+fn upgraded(stream: TcpStream) -> io::Result<Link> {
+    let mut handshake = Handshake::of(stream);
+    loop {
+        if let Some(end) = handshake.read()? {
+            return handshake.into_link(end);
         }
-        if let Some(end) = handshake::head_end(&head) {
-            break end;
-        }
-    };
-    if !handshake::granted(&head[..end]) {
-        return Err(wrong(format!("the handshake was answered: {}", String::from_utf8_lossy(&head).trim())));
     }
-    stream.set_nonblocking(true)?;
-    Ok(Link { stream, incomplete: head[end..].to_vec() })
+}
+
+/// A connection whose upgrade is not answered yet.
+pub(crate) struct Handshake {
+    stream: TcpStream,
+    head: Vec<u8>,
+}
+
+impl Handshake {
+    pub(crate) fn of(stream: TcpStream) -> Handshake {
+        Handshake { stream, head: Vec::with_capacity(512) }
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(crate) fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.stream.write_all(request)
+    }
+
+    /// One read; where the answer's head ends, once it is complete.
+    pub(crate) fn read(&mut self) -> io::Result<Option<usize>> {
+        let mut chunk = [0; 1024];
+        match self.stream.read(&mut chunk)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            received => {
+                self.head.extend_from_slice(&chunk[..received]);
+                Ok(handshake::head_end(&self.head))
+            }
+        }
+    }
+
+    /// After the answer, which must grant the upgrade.
+    pub(crate) fn into_link(self, end: usize) -> io::Result<Link> {
+        let Handshake { stream, head } = self;
+        if !handshake::granted(&head[..end]) {
+            let answer = String::from_utf8_lossy(&head);
+            return Err(wrong(format!("the handshake was answered: {}", answer.trim())));
+        }
+        stream.set_nonblocking(true)?;
+        Ok(Link { stream, incomplete: head[end..].to_vec() })
+    }
 }
 
 /// One connection after its handshake.
@@ -185,6 +239,38 @@ impl Watch {
             epoll.add(&link.stream, EpollEvent::new(interest, place as u64))?;
         }
         Ok(Watch { epoll, events: vec![EpollEvent::empty(); EVENTS], ready: 0, scratch: vec![0; SCRATCH] })
+    }
+
+    /// Watches a socket that is being connected; it is ready when it is, or cannot be.
+    ///
+    /// # Errors
+    /// Those of epoll.
+    pub(crate) fn await_connection(&mut self, stream: &TcpStream, place: usize) -> io::Result<()> {
+        Ok(self.epoll.add(stream, EpollEvent::new(EpollFlags::EPOLLOUT, place as u64))?)
+    }
+
+    /// The same socket is ready when there is something to read.
+    ///
+    /// # Errors
+    /// Those of epoll.
+    pub(crate) fn await_answer(&mut self, stream: &TcpStream, place: usize) -> io::Result<()> {
+        Ok(self.epoll.modify(stream, &mut EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?)
+    }
+
+    /// Waits until a link is ready, `other` can be read, or it is `until`; true for `other`. epoll_wait(2) would be too
+    /// coarse: it counts milliseconds.
+    ///
+    /// # Errors
+    /// Those of ppoll(2).
+    pub(crate) fn doze(&self, other: impl AsFd, until: Instant) -> io::Result<bool> {
+        let patience = until.saturating_duration_since(Instant::now());
+        let mut watched =
+            [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN), PollFd::new(other.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut watched, Some(TimeSpec::from_duration(patience)), None) {
+            Ok(_) => Ok(watched[1].any().unwrap_or(false)),
+            Err(nix::Error::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits at most `patience`; the number of links that are ready.

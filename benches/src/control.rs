@@ -1,0 +1,145 @@
+//! The control socket of a generation, asked as `batonctl` asks it: one JSON object a line, both ways.
+//!
+//! Not through `batonctl`, since the start of a program would take its share of the core that is measured.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    Status,
+    Promote,
+}
+
+impl Command {
+    fn line(self) -> &'static str {
+        match self {
+            Command::Status => "{\"version\":1,\"command\":\"status\"}\n",
+            Command::Promote => {
+                "{\"version\":1,\"command\":\"promote\",\"canary\":null,\"watch_ms\":0,\"keep_old\":false}\n"
+            }
+        }
+    }
+}
+
+/// One line of an answer.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "reply", rename_all = "lowercase")]
+enum Reply {
+    Step {},
+    Progress {},
+    Done { output: Output },
+    Error { message: String },
+}
+
+/// The end of an answer, as much of it as the bench needs.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Output {
+    Status { phase: String },
+    Takeover(Receipt),
+}
+
+/// What a takeover says of itself.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Receipt {
+    /// Connections that go on in the new generation.
+    pub handed: u64,
+    /// Connections that were told to come back, by why.
+    pub drained: Vec<(String, u64)>,
+    /// Connections that were lost.
+    pub dropped: u64,
+    /// The longest time for which one was not read, in microseconds.
+    pub longest_pause_us: u64,
+    /// What 99 of 100 did not exceed.
+    pub p99_pause_us: u64,
+    /// Each step, with its milliseconds.
+    pub steps: Vec<(String, u64)>,
+}
+
+impl Receipt {
+    /// From the moment that the old generation is told to accept no more until the last connection has come over.
+    pub fn switch_and_handover(&self) -> Duration {
+        Duration::from_millis(self.step("switch") + self.step("handover"))
+    }
+
+    /// Whether everybody came along.
+    pub fn is_complete(&self) -> bool {
+        self.drained.is_empty() && self.dropped == 0
+    }
+
+    fn step(&self, name: &str) -> u64 {
+        let of_that_name = |said: &str| said.split_once(':').is_some_and(|(first, _)| first == name);
+        self.steps.iter().filter(|(said, _)| of_that_name(said)).map(|(_, ms)| ms).sum()
+    }
+}
+
+/// In which phase of its life the generation behind `socket` is.
+///
+/// # Errors
+/// Nobody answers there yet, or not this.
+pub fn phase(socket: &Path, patience: Duration) -> io::Result<String> {
+    match ask(socket, Command::Status, patience)? {
+        Output::Status { phase } => Ok(phase),
+        Output::Takeover(_) => Err(io::Error::new(ErrorKind::InvalidData, "a receipt instead of a status")),
+    }
+}
+
+/// Has the generation behind `socket` take over, and returns when it has.
+///
+/// # Errors
+/// It could not, and says why; or it does not come to an end within `patience`.
+pub fn promote(socket: &Path, patience: Duration) -> io::Result<Receipt> {
+    match ask(socket, Command::Promote, patience)? {
+        Output::Takeover(receipt) => Ok(receipt),
+        Output::Status { .. } => Err(io::Error::new(ErrorKind::InvalidData, "a status instead of a receipt")),
+    }
+}
+
+fn ask(socket: &Path, command: Command, patience: Duration) -> io::Result<Output> {
+    let deadline = Instant::now() + patience;
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(command.line().as_bytes())?;
+    for line in BufReader::new(stream).lines() {
+        match serde_json::from_str(&line?)? {
+            Reply::Step {} | Reply::Progress {} if Instant::now() < deadline => {}
+            Reply::Step {} | Reply::Progress {} => return Err(ErrorKind::TimedOut.into()),
+            Reply::Done { output } => return Ok(output),
+            Reply::Error { message } => return Err(io::Error::other(message)),
+        }
+    }
+    Err(ErrorKind::UnexpectedEof.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_is_read_from_the_last_line() {
+        let line = r#"{"reply":"done","output":{"kind":"takeover","from":{"color":"blue","pid":1,"version":"1"},
+            "to":{"color":"green","pid":2,"version":"1"},"handed":7,"drained":[],"dropped":0,"longest_pause_us":9,
+            "p99_pause_us":8,"steps":[["preflight: all",3],["switch: here",4],["handover: 7",5]],"kept":false}}"#;
+        let Reply::Done { output: Output::Takeover(receipt) } = serde_json::from_str(line).unwrap() else {
+            panic!("no receipt");
+        };
+        assert_eq!(receipt.switch_and_handover(), Duration::from_millis(9));
+        assert!(receipt.is_complete());
+        assert!(!Receipt { drained: vec![("no room".to_owned(), 1)], ..receipt.clone() }.is_complete());
+        assert!(!Receipt { dropped: 1, ..receipt }.is_complete());
+    }
+
+    #[test]
+    fn a_refusal_is_an_error_with_its_words() {
+        let reply = r#"{"reply":"error","code":"failed","message":"it serves already"}"#;
+        assert!(
+            matches!(serde_json::from_str(reply).unwrap(), Reply::Error { message } if message == "it serves already")
+        );
+    }
+}
