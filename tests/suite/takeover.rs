@@ -1,6 +1,8 @@
 //! One generation takes over from another, and no client notices.
 
 mod faults;
+mod proxy;
+mod random;
 mod refusals;
 mod ways;
 
