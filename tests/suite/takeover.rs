@@ -4,6 +4,7 @@ mod faults;
 mod proxy;
 mod random;
 mod refusals;
+mod rooms;
 mod ways;
 
 use std::time::Duration;
