@@ -3,6 +3,7 @@
 mod faults;
 mod proxy;
 mod random;
+mod redis;
 mod refusals;
 mod rooms;
 mod ways;

@@ -33,6 +33,11 @@ impl Beats {
         Beats { interval_ms, last_ms: now_ms - now_ms % interval_ms }
     }
 
+    /// The last one that is not to be made any more; at first the one before the worker began.
+    pub(crate) fn last(&self) -> u64 {
+        self.last_ms
+    }
+
     /// Decides. A clock that is set back makes no second beat of the same time; one that is set forward skips what it
     /// jumped over.
     pub(crate) fn at(&mut self, now_ms: u64) -> Beat {
