@@ -12,6 +12,7 @@ use baton_ipc::channel::ChannelError;
 use baton_ipc::messages::{FromWorker, Share};
 use baton_ipc::receipt::Pauses;
 use baton_ipc::scoreboard::monotonic_us;
+use baton_ipc::takeover::takes;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -254,7 +255,9 @@ impl<A: App> Taker<'_, A> {
         if self.shared.hub.borrow().draining || self.shared.orphaned.get() {
             return 0;
         }
-        self.shared.max_connections().saturating_sub(self.shared.open_descriptors())
+        let limit = self.shared.max_connections();
+        let most = if self.lane.refuge { takes(limit as u64) as usize } else { limit };
+        most.saturating_sub(self.shared.open_descriptors())
     }
 
     /// What is held is ours.
