@@ -58,11 +58,12 @@ struct Crowded {
 async fn crowded(flags: &[&str]) -> Crowded {
     let dir = tempfile::tempdir().expect("a directory");
     let trigger = dir.path().join("now");
-    let generations = Succession::begin(Builder::new().with("--workers", 1));
+    let generations = Succession::begin(Builder::new().with("--workers", 3));
     let mut old = Client::connect_several(OLD, &generations.serving.url()).await;
     everyone_counts(&mut old, 1).await;
     let fault = format!("takeover switched:SIGSTOP:{}", trigger.display());
-    let next = generations.standby(|builder| builder.descriptors(RESERVE + ROOM as u64).env("FAULT_POINT", fault));
+    let next = generations
+        .standby(|builder| builder.with("--workers", 1).descriptors(RESERVE + ROOM as u64).env("FAULT_POINT", fault));
     std::fs::write(&trigger, "").expect("a file");
     let promoting = promoting(&next, flags);
     eventually("it stands still", || is_stopped(next.pid()).then_some(()));
@@ -70,8 +71,10 @@ async fn crowded(flags: &[&str]) -> Crowded {
     everyone_counts(&mut new, 1).await;
     kill(next.pid(), Signal::SIGCONT).expect("it is there");
     let receipt = receipt(promoting);
-    let [(reason, stayed)] = &receipt.drained[..] else { panic!("{receipt:?}") };
-    assert_eq!(reason, "no room for more connections");
+    // The second reason is that of a group that cannot even be looked at.
+    let known = |reason: &str| reason == "no room for more connections" || reason.contains("descriptors are missing");
+    assert!(receipt.drained.iter().all(|(reason, _)| known(reason)), "{receipt:?}");
+    let stayed: u64 = receipt.drained.iter().map(|(_, count)| count).sum();
     assert!(receipt.handed + stayed == OLD as u64 && receipt.dropped == 0, "{receipt:?}");
     // As many as there is room for, but for a little that is left for newcomers.
     assert!((ROOM - NEW - 5..=ROOM - NEW).contains(&(receipt.handed as usize)), "{receipt:?}");
