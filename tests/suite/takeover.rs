@@ -1,6 +1,7 @@
 //! One generation takes over from another, and no client notices.
 
 mod faults;
+mod heads;
 mod limits;
 mod proxy;
 mod random;
