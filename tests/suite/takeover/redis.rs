@@ -7,9 +7,6 @@ use crate::harness::{Oracle, Redis, Service, eventually, http, seed};
 
 use Character::{Big, Burster, Dribbler, Fragmenter, Idler, Malformer, Pinger, SlowReader, Talker};
 
-/// Different numbers of workers.
-const WORKERS: [u32; 6] = [3, 1, 4, 2, 5, 2];
-
 /// All but newcomers. Who comes with a session while Redis is away is closed, as another host may know more of it.
 const THOSE_WHO_STAY: &[Character] =
     &[Talker, Talker, Talker, Burster, Fragmenter, Dribbler, Pinger, Malformer, SlowReader, Idler, Big];
@@ -38,17 +35,7 @@ async fn six_takeovers_with_redis_and_nobody_notices() {
     let redis = Redis::start();
     let mut generations = begin(&redis);
     let oracle = Oracle::start(generations.serving.address, crowd(EVERYBODY), seed());
-    oracle.opened(250).await;
-    for workers in WORKERS {
-        oracle.answered(500).await;
-        if oracle.sample().faults > 0 {
-            break;
-        }
-        let receipt = generations.advance(|builder| builder.with("--workers", workers));
-        assert_complete(&receipt);
-        assert!(receipt.handed > 200, "{receipt:?}");
-    }
-    oracle.answered(500).await;
+    generations.advance_often(&oracle).await;
     let report = oracle.finish();
     eprint!("{report}");
     report.assert_flawless();
