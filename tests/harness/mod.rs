@@ -8,6 +8,7 @@ pub mod example;
 pub mod http;
 pub mod lmdb;
 pub mod mount;
+pub mod nginx;
 pub mod oracle;
 pub mod procfs;
 pub mod redis;
@@ -15,7 +16,7 @@ pub mod runners;
 pub mod service;
 pub mod terminal;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -51,6 +52,12 @@ pub fn is_root() -> bool {
 /// the clients on 127.0.0.1 can get it for its own end.
 pub fn private_address() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255)), 0))
+}
+
+/// A loopback address whose port nobody has, and nobody else will ask for.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind(private_address()).expect("a loopback address");
+    listener.local_addr().expect("a bound socket")
 }
 
 /// Lets this process have as many descriptors as it may.

@@ -30,6 +30,12 @@ pub fn is_alive(pid: Pid) -> bool {
     !over || fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
+/// Whether a signal has stopped the process.
+pub fn is_stopped(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
 /// Whether any process of a process group is there, and is not just waiting to be reaped.
 pub fn is_group_alive(group: Pid) -> bool {
     let names =

@@ -8,7 +8,7 @@ mod tls;
 
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::service::die_with_us;
-use super::{SOON, eventually, private_address};
+use super::{SOON, eventually, free_address};
 
 pub use cluster::Cluster;
 pub use link::{Cut, Link};
@@ -93,12 +93,6 @@ impl Setup {
         let child = run(&self, &dir, address);
         Redis { child, setup: self, dir, address }
     }
-}
-
-/// A loopback address whose port nobody has, and nobody else will ask for.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind(private_address()).expect("a loopback address");
-    listener.local_addr().expect("a bound socket")
 }
 
 /// Writes the configuration anew and runs the server with it.

@@ -19,7 +19,12 @@ fn chat() -> Service {
 
 /// A guest, named and in a room.
 pub(crate) async fn guest(service: &Service, nick: &str, room: &str) -> Client {
-    let mut client = Client::connect(&service.session_url(nick)).await;
+    guest_at(&service.session_url(nick), nick, room).await
+}
+
+/// The same, without the service at hand.
+pub(crate) async fn guest_at(url: &str, nick: &str, room: &str) -> Client {
+    let mut client = Client::connect(url).await;
     assert_eq!(client.json().await["room"], "lobby", "the welcome");
     client.send(&format!("/nick {nick}")).await;
     assert_eq!(client.json().await, json!({ "nick": nick }));

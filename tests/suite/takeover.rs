@@ -1,7 +1,13 @@
 //! One generation takes over from another, and no client notices.
 
 mod faults;
+mod heads;
+mod limits;
+mod proxy;
+mod random;
+mod redis;
 mod refusals;
+mod rooms;
 mod ways;
 
 use std::time::Duration;
@@ -41,6 +47,22 @@ impl Succession {
         let next = change(builder).spawn();
         wait_phase(&next, "standby");
         next
+    }
+
+    /// Six take over, one after the other, under a crowd of 300; fewer if something is wrong, which is for the report to
+    /// tell.
+    async fn advance_often(&mut self, oracle: &Oracle) {
+        oracle.opened(250).await;
+        for workers in [3, 1, 4, 2, 5, 2] {
+            oracle.answered(500).await;
+            if oracle.sample().faults > 0 {
+                return;
+            }
+            let receipt = self.advance(|builder| builder.with("--workers", workers));
+            assert_complete(&receipt);
+            assert!(receipt.handed > 200, "{receipt:?}");
+        }
+        oracle.answered(500).await;
     }
 
     /// The next one takes over; the one before is gone when this returns.

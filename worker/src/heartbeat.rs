@@ -33,7 +33,7 @@ impl Beats {
         Beats { interval_ms, last_ms: now_ms - now_ms % interval_ms }
     }
 
-    /// The time of the last beat, or of the one before the first.
+    /// The last one that is not to be made any more; at first the one before the worker began.
     pub(crate) fn last(&self) -> u64 {
         self.last_ms
     }

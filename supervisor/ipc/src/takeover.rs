@@ -8,6 +8,12 @@ use crate::messages::{Amount, Share};
 use crate::receipt::Pauses;
 use crate::scoreboard::Slot;
 
+/// How many connections a worker that may have so many takes over from another generation. It goes on accepting with what
+/// is left; one that is full to the brim answers nobody, not even who looks whether it serves.
+pub fn takes(limit: u64) -> u64 {
+    limit.saturating_sub(limit / 50 + 1)
+}
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {

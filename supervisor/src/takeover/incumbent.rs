@@ -110,7 +110,13 @@ impl Supervisor<'_> {
         match message {
             Message::Extra { slot, endpoint } => {
                 for socket in fds {
-                    self.listeners.add(Listener { slot, endpoint: endpoint.clone(), socket });
+                    let extra = Listener { slot, endpoint: endpoint.clone(), socket };
+                    // Whoever is first. A worker of ours may be lent it at once, and must not wait for clients at a socket
+                    // to which none can come: epoll calls that closed for good, and tokio would ask it again and again.
+                    if let Err(error) = self.listeners.listen(&extra) {
+                        tracing::warn!(slot, %error, "cannot listen on a socket of the successor");
+                    }
+                    self.listeners.add(extra);
                 }
                 for slot in self.places.len() as Slot..=slot {
                     self.places.push(Place::new(slot, State::Stopped, self.now));

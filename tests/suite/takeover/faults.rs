@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::{SECOND, Succession, builder, crowd, wait_phase};
 use crate::harness::oracle::{Report, What};
+use crate::harness::procfs::is_stopped;
 use crate::harness::{Oracle, Service, eventually, seed};
 
 /// Who is killed.
@@ -22,11 +23,6 @@ enum Victim {
 }
 
 const VICTIMS: [Victim; 4] = [Victim::OldSupervisor, Victim::NewSupervisor, Victim::OldWorker, Victim::NewWorker];
-
-fn is_stopped(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-}
 
 /// The process that stands still.
 fn stopped(services: [&Service; 2]) -> Option<Pid> {

@@ -12,6 +12,7 @@ use baton_ipc::channel::ChannelError;
 use baton_ipc::messages::{FromWorker, Share};
 use baton_ipc::receipt::Pauses;
 use baton_ipc::scoreboard::monotonic_us;
+use baton_ipc::takeover::takes;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -48,7 +49,7 @@ pub(super) type Adopted = (u64, Vec<(u16, String)>);
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     open: RefCell<HashMap<u64, Rc<Lane>>>,
-    /// Groups that are held.
+    /// Connections that are held, on all lanes.
     held: Cell<usize>,
     /// Something has changed about these.
     changed: Notify,
@@ -67,6 +68,12 @@ struct Held<S> {
 enum Guest<S> {
     WebSocket(Box<Arrival<S>>),
     Http { socket: OwnedFd, unread: Vec<u8> },
+}
+
+impl<S> Held<S> {
+    fn count(&self) -> usize {
+        self.items.iter().flatten().count()
+    }
 }
 
 impl Lane {
@@ -202,8 +209,8 @@ impl<A: App> Taker<'_, A> {
                 }
             }
             Ok(Packet::Abort { group }) => {
-                if self.held.take_if(|held| held.group == group).is_some() {
-                    self.decided();
+                if let Some(held) = self.held.take_if(|held| held.group == group) {
+                    self.decided(&held);
                 }
             }
             Ok(Packet::Adopted { group, refused }) => self.answer((group, refused)),
@@ -250,9 +257,11 @@ impl<A: App> Taker<'_, A> {
                 }
             }
         }
-        if self.held.replace(Held { group, items: held }).is_none() {
-            let lanes = &self.shared.lanes;
-            lanes.held.set(lanes.held.get() + 1);
+        let held = Held { group, items: held };
+        let lanes = &self.shared.lanes;
+        lanes.held.set(lanes.held.get() + held.count());
+        if let Some(undecided) = self.held.replace(held) {
+            self.decided(&undecided);
         }
         fault::point("handoff held");
         self.say(&Packet::Adopted { group, refused });
@@ -264,12 +273,16 @@ impl<A: App> Taker<'_, A> {
         if self.shared.hub.borrow().draining || self.shared.orphaned.get() {
             return 0;
         }
-        self.shared.max_connections().saturating_sub(self.shared.open_descriptors())
+        let limit = self.shared.max_connections();
+        let most = if self.lane.refuge { takes(limit as u64) as usize } else { limit };
+        // Those that other lanes bring at the same time take room before they are here.
+        most.saturating_sub(self.shared.open_descriptors() + self.shared.lanes.held.get())
     }
 
     /// What is held is ours.
     fn go(&mut self, late: Vec<(u16, Vec<u8>)>) {
         let Some(held) = self.held.take() else { return };
+        self.decided(&held);
         let mut late: HashMap<u16, Vec<u8>> = late.into_iter().collect();
         for (place, guest) in (0..).zip(held.items) {
             match guest {
@@ -289,15 +302,14 @@ impl<A: App> Taker<'_, A> {
                 None => {}
             }
         }
-        self.decided();
         // Its turn reads what has come meanwhile.
         self.shared.settled.notify_one();
     }
 
     /// What was held is not held any more.
-    fn decided(&self) {
+    fn decided(&self, held: &Held<A::State>) {
         let lanes = &self.shared.lanes;
-        lanes.held.set(lanes.held.get() - 1);
+        lanes.held.set(lanes.held.get() - held.count());
         lanes.changed.notify_one();
     }
 

@@ -147,6 +147,8 @@ impl<A: App> Hub<A> {
 
     /// These stay after all, whatever was planned for them.
     pub(crate) fn resume(&mut self, names: &[Name]) {
+        // Before they are members again: what comes now they find in the log.
+        self.deliver_published();
         for (key, id) in names {
             let registry = self.poll.registry();
             let Some(connection) = self.connections.get_mut(*key).filter(|connection| connection.id == *id) else {
@@ -171,6 +173,10 @@ impl<A: App> Hub<A> {
     pub(crate) fn welcome(&mut self, arrival: Arrival<A::State>, late: &[u8]) {
         let Arrival { socket, carried, state } = arrival;
         let begun = Instant::now();
+        if carried.published.is_some() {
+            // Before it is a member: what comes now it finds in the log.
+            self.deliver_published();
+        }
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         let connection = entry.insert(Connection {
@@ -255,10 +261,8 @@ impl<A: App> Hub<A> {
         self.again.push(key);
     }
 
-    /// Delivers what was published in a connection's rooms after this number.
+    /// Delivers what was published in a connection's rooms after this number, up to what all others here have had.
     fn make_good(&mut self, key: usize, published: u64) {
-        // Up to what all others here have had.
-        self.deliver_published();
         let missed = match self.backplane.host().taken_after(published) {
             Ok(missed) => missed,
             Err(error) => return tracing::error!(%error, "publications cannot be read"),

@@ -108,8 +108,7 @@ async fn heartbeats<A: App>(shared: Rc<Shared<A>>) {
     let alone = shared.hub.borrow().backplane.is_alone();
     let mut beats = Beats::new(shared.hub.borrow().settings.heartbeat_interval, wall_ms());
     let mut published = shared.beat.subscribe();
-    // The one before this worker began is not its to send. But a connection that comes from another worker may be one
-    // that had not got it yet when it went on its way.
+    // One that is handed over may not have had this: its giver may have waited for somebody to say that it is due.
     note_beat(&shared, beats.last());
     loop {
         let heard = match beats.at(wall_ms()) {
@@ -128,25 +127,23 @@ async fn heartbeats<A: App>(shared: Rc<Shared<A>>) {
     }
 }
 
+/// Who arrives and has not had this one gets it. Its text, if the app has one.
+fn note_beat<A: App>(shared: &Rc<Shared<A>>, at: u64) -> Option<String> {
+    let text = shared.hub.borrow().app.heartbeat(&rfc3339(at))?;
+    let mut encoded = Vec::new();
+    frame::append(&mut encoded, Kind::Text, text.as_bytes());
+    shared.hub.borrow_mut().note_beat(at, &encoded);
+    Some(text)
+}
+
 async fn send_beat<A: App>(shared: &Rc<Shared<A>>, at: u64, source: Heartbeats) {
-    let text = shared.hub.borrow().app.heartbeat(&rfc3339(at));
-    if let Some(text) = text {
-        // Before the first is written: one that arrives meanwhile must not fall between.
-        note_beat(shared, at);
+    // Before the first is written: one that arrives meanwhile must not fall between.
+    if let Some(text) = note_beat(shared, at) {
         fan_out(shared, Kind::Text, text.as_bytes(), Audience::Heartbeat(at)).await;
     }
     let metrics = shared.hub.borrow().metrics.clone();
     metrics.heartbeat(source);
     metrics.gauge(Gauge::HeartbeatLag, wall_ms().saturating_sub(at) * 1000);
-}
-
-fn note_beat<A: App>(shared: &Rc<Shared<A>>, at: u64) {
-    let mut hub = shared.hub.borrow_mut();
-    if let Some(text) = hub.app.heartbeat(&rfc3339(at)) {
-        let mut encoded = Vec::new();
-        frame::append(&mut encoded, Kind::Text, text.as_bytes());
-        hub.note_beat(at, &encoded);
-    }
 }
 
 async fn pings<A: App>(shared: Rc<Shared<A>>, interval: Duration) {
