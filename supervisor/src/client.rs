@@ -175,7 +175,7 @@ impl Client {
             return;
         }
         self.taken_by.get_or_insert(now + WRITE_TIMEOUT);
-        let last = !matches!(reply, Reply::Step { .. });
+        let last = !matches!(reply, Reply::Step { .. } | Reply::Progress { .. });
         if last && self.state == State::Busy {
             self.state = State::Idle;
             self.request_by = (!self.input.is_empty()).then_some(now + REQUEST_TIMEOUT);

@@ -16,7 +16,7 @@ use crate::place::Place;
 use crate::signals::Wish;
 use crate::slot::Slot;
 use crate::supervisor::{Phase, Supervisor};
-use crate::takeover::{Role, Wishes};
+use crate::takeover::Wishes;
 use crate::transfer::Who;
 
 /// The signals that mean something to a worker. It ignores those of the supervisor.
@@ -118,9 +118,11 @@ impl Supervisor<'_> {
         if self.driver.is_some() {
             return Err((ErrorCode::Busy, "a takeover is under way".to_owned()));
         }
-        if let Some(peer) = self.peer.as_ref().filter(|peer| !matches!(peer.role, Role::Successor | Role::Kept)) {
-            let color = &peer.generation.color;
-            return Err((ErrorCode::Busy, format!("the other generation ({color}) serves, or is about to")));
+        if let Some(peer) = &self.peer {
+            // A worker that relieves another would write where the other generation's does.
+            let (color, words) = (&peer.generation.color, peer.role.words());
+            let message = format!("there is another generation: {color} {words}; promote, roll back or end it first");
+            return Err((ErrorCode::Busy, message));
         }
         match (&self.operation, &self.rebalance) {
             (Some(operation), _) => Err((ErrorCode::Busy, format!("{} is not finished yet", operation.verb))),
@@ -177,11 +179,6 @@ impl Supervisor<'_> {
         if !(1..=MAX_SLOTS).contains(&workers) {
             let message = format!("{workers} workers are impossible: 1 to {MAX_SLOTS} are");
             return Err((ErrorCode::BadRequest, message));
-        }
-        if let Some(peer) = self.peer.as_ref().filter(|_| workers > self.listeners.slots()) {
-            // Its sockets would be unknown there, and reset their clients when this generation goes.
-            let color = &peer.generation.color;
-            return Err((ErrorCode::Busy, format!("no more slots while there is another generation ({color})")));
         }
         self.listeners.grow(workers).map_err(|error| (ErrorCode::Failed, error.to_string()))?;
         for slot in self.places.len() as SlotId..workers {
@@ -263,9 +260,11 @@ impl Supervisor<'_> {
         question: impl Fn(bool) -> Question,
         gathered: Gathered,
     ) -> Result<(), Refusal> {
-        if self.driver.is_some() || self.peer.as_ref().is_some_and(|peer| peer.role == Role::Taking) {
+        let reaches = matches!(gathered, Gathered::Reached { .. });
+        if reaches && (self.driver.is_some() || !self.transfers.is_empty()) {
             // Some connections are here, some there, and some on their way.
-            return Err((ErrorCode::Busy, "a takeover is under way: try again in a moment".to_owned()));
+            let message = "connections are being handed over: try again in a moment".to_owned();
+            return Err((ErrorCode::Busy, message));
         }
         self.next_question += 1;
         let mut asked = BTreeSet::new();

@@ -26,8 +26,9 @@
 //! |---|---|
 //! | TERM, INT | drain and end; a second one: at once |
 //! | QUIT | end at once |
-//! | HUP | read the configuration anew, replace the workers one after another |
+//! | HUP | read the configuration anew, have the workers relieved one after another |
 //! | USR1 | open log files anew |
+//! | USR2 | start the installed binary, which takes over |
 //! | TTIN, TTOU | one worker more, one fewer |
 //!
 //! Workers ignore all of these: they are told over their channels, and when a channel ends, because the supervisor is

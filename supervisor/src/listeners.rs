@@ -168,11 +168,6 @@ impl Listeners {
         self.slots.len() as Slot
     }
 
-    /// The files of Unix sockets are another generation's.
-    pub(crate) fn forget_files(&mut self) {
-        self.files.clear();
-    }
-
     /// Where we were told to listen.
     pub(crate) fn configured(&self) -> &[Endpoint] {
         &self.configured

@@ -13,7 +13,7 @@ use crate::transfer::{Purpose, Receipt, Who};
 /// A rebalance that is under way.
 #[derive(Debug)]
 pub(crate) struct Rebalance {
-    client: ClientId,
+    pub(crate) client: ClientId,
     before: Vec<(SlotId, u64)>,
     receipt: Receipt,
 }

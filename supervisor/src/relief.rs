@@ -140,9 +140,11 @@ impl Supervisor<'_> {
     }
 
     /// The fresh one is ready: it accepts, and gets the connections.
-    pub(crate) fn relief_is_ready(&mut self, slot: SlotId) {
+    pub(crate) fn relief_is_ready(&mut self, who: Who) {
+        let slot = who.slot;
         let place = self.place_mut(slot);
-        let Some(Relief::Starting { worker, .. }) = place.relief.take() else { return };
+        let ready = |relief: &mut Relief| matches!(relief, Relief::Starting { worker, .. } if worker.pid == who.pid);
+        let Some(Relief::Starting { worker, .. }) = place.relief.take_if(ready) else { return };
         let taker = Who { slot, pid: worker.pid };
         let Some(giver) = place.holder() else {
             // It was to relieve nobody: it has the slot by now.
@@ -159,9 +161,12 @@ impl Supervisor<'_> {
     }
 
     /// The connections have been given, as far as they could be: the fresh one holds the slot.
-    pub(crate) fn relief_is_over(&mut self, slot: SlotId, receipt: &Receipt) {
+    pub(crate) fn relief_is_over(&mut self, fresh: Who, receipt: &Receipt) {
+        let slot = fresh.slot;
         let place = self.place_mut(slot);
-        let Some(Relief::Handing { worker, .. }) = place.relief.take() else { return };
+        // Of a relief that has failed meanwhile it may come late.
+        let over = |relief: &mut Relief| matches!(relief, Relief::Handing { worker, .. } if worker.pid == fresh.pid);
+        let Some(Relief::Handing { worker, .. }) = place.relief.take_if(over) else { return };
         place.note = Some(receipt.to_string());
         self.succeed(slot, worker);
     }

@@ -55,15 +55,24 @@ impl Supervisor<'_> {
     pub(crate) fn shut_down(&mut self, client: Option<ClientId>) {
         if self.driver.is_some() {
             // Clients that have come over in the middle of a takeover go back first; then this is called again.
+            self.end_wanted = true;
             return self.roll_back("it was asked to end");
         }
+        self.probe_wanted = None;
+        self.end_probe();
         if self.phase != Phase::Draining {
             tracing::info!("draining");
             self.phase = Phase::Draining;
-            self.notifier.stopping();
+            if !self.retired {
+                // For an upgrade: the service goes on in another process.
+                self.notifier.stopping();
+            }
         }
         self.wishes.clear();
-        self.rebalance = None;
+        if let Some(rebalance) = self.rebalance.take() {
+            let message = "rebalance was given up: the service is shutting down".to_owned();
+            self.reply(Some(rebalance.client), Reply::Error { code: ErrorCode::Busy, message });
+        }
         for slot in 0..self.places.len() as SlotId {
             if let Some(relief) = self.place_mut(slot).relief.take()
                 && let Some(worker) = relief.into_worker()

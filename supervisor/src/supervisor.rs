@@ -99,6 +99,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) probe_wanted: Option<ProbeJob>,
     /// The installed binary was started, to take over.
     pub(crate) upgrading: Option<Upgrade>,
+    /// It was asked to end in the middle of a takeover.
+    pub(crate) end_wanted: bool,
     /// The successor wants to know when it may give back.
     pub(crate) resuming: bool,
     /// This generation has handed everything over.
@@ -143,7 +145,7 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         let (board, peer) = match joined {
             Some(Joined { channel, incumbent, board, .. }) => {
-                let peer = Peer { channel, generation: incumbent, role: Role::Incumbent, since: now };
+                let peer = Peer { channel, generation: incumbent, role: Role::Incumbent };
                 (board, Some(peer))
             }
             None => {
@@ -197,6 +199,7 @@ impl<'a> Supervisor<'a> {
             probe: None,
             probe_wanted: None,
             upgrading: None,
+            end_wanted: false,
             resuming: false,
             retired: false,
             side: own_side,
@@ -414,6 +417,9 @@ impl<'a> Supervisor<'a> {
     pub(crate) fn clean_up(&self) {
         self.control.remove_file();
         self.door.remove_file();
-        self.listeners.remove_files();
+        // Of two generations it is the other one's by now, or still.
+        if self.peer.is_none() && !self.retired {
+            self.listeners.remove_files();
+        }
     }
 }

@@ -31,11 +31,10 @@ mod probe;
 mod successor;
 mod upgrade;
 
-use baton_ipc::Channel;
 use baton_ipc::control::{Generation, PeerStatus};
 use baton_ipc::takeover::Message;
+use baton_ipc::{Channel, ChannelError};
 use std::path::Path;
-use std::time::Instant;
 
 pub(crate) use door::{Door, Joined};
 pub(crate) use probe::{Probe, ProbeJob};
@@ -50,7 +49,6 @@ pub(crate) struct Peer {
     pub(crate) channel: Channel,
     pub(crate) generation: Generation,
     pub(crate) role: Role,
-    pub(crate) since: Instant,
 }
 
 /// What the other generation is to this one.
@@ -71,7 +69,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Role::Successor => "stands by",
             Role::Taking => "takes over",
@@ -131,7 +129,15 @@ impl Supervisor<'_> {
                     Role::Incumbent | Role::Giving | Role::Kept => self.answered(message),
                 },
                 Ok(None) => return,
-                Err(error) => {
+                // The line is there still: to take it for gone would leave both generations serving.
+                Err(
+                    error @ (ChannelError::Truncated(_)
+                    | ChannelError::Malformed(_)
+                    | ChannelError::Version { .. }
+                    | ChannelError::TooLarge(_)
+                    | ChannelError::Full),
+                ) => tracing::error!(%error, "the other generation says what cannot be understood"),
+                Err(error @ (ChannelError::Closed | ChannelError::Io(_))) => {
                     let Some(peer) = self.peer.take() else { return };
                     let color = peer.generation.color;
                     tracing::warn!(color, pid = peer.generation.pid, %error, "the other generation is gone");

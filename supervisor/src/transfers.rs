@@ -26,9 +26,17 @@ impl Supervisor<'_> {
             let lane = self.next_name();
             let (one, other) = Channel::pair()?;
             self.send_lane(giver, lane, false, &one)?;
-            self.send_lane(*taker, lane, false, &other)?;
-            lanes.insert(lane, Some(*taker));
-            shares.push(Share { lane, weight: *weight });
+            // Without one of several takers the others get more.
+            match self.send_lane(*taker, lane, false, &other) {
+                Ok(()) => {
+                    lanes.insert(lane, Some(*taker));
+                    shares.push(Share { lane, weight: *weight });
+                }
+                Err(error) => tracing::warn!(slot = taker.slot, %error, "a worker cannot take connections"),
+            }
+        }
+        if shares.is_empty() {
+            return Err(ChannelError::Closed);
         }
         let id = self.next_name();
         self.transfers.push(Transfer::new(id, purpose, giver, lanes, self.now));
@@ -94,7 +102,11 @@ impl Supervisor<'_> {
         );
         match purpose {
             Purpose::Relief if receipt.broken => {}
-            Purpose::Relief => self.relief_is_over(giver.slot, receipt),
+            Purpose::Relief => {
+                if let Some((_, Some(fresh))) = transfer.lanes().next() {
+                    self.relief_is_over(fresh, receipt);
+                }
+            }
             Purpose::Evacuation => {
                 self.place_mut(giver.slot).note = Some(receipt.to_string());
                 self.apply(giver.slot, Event::Stop);

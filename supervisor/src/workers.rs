@@ -130,7 +130,7 @@ impl Supervisor<'_> {
                 self.apply(slot, Event::Ready);
                 self.review_backplane();
             }
-            FromWorker::Ready => self.relief_is_ready(slot),
+            FromWorker::Ready => self.relief_is_ready(who),
             FromWorker::Failed { cause } => {
                 tracing::warn!(slot, cause, "worker cannot start");
                 if let Some(worker) = self.place_mut(slot).worker_mut(who.pid) {

@@ -149,6 +149,8 @@ where
                 tracing::warn!(%error, "cannot accept now");
                 tokio::time::sleep(PAUSE).await;
             }
+            // It does not listen, and never will: to ask it again would be to spin.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Err(error),
             // The client was gone before it was accepted (accept(2): errors of the new socket).
             Err(error) => tracing::debug!(%error, "a client left before it was accepted"),
         }

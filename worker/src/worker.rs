@@ -201,10 +201,13 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     tracing::info!(slot, "ready");
     let within = obey(&shared, &channel, &mut acceptors, hooks.reopen_logs).await;
     acceptors.accept(&shared, false);
+    let told = Instant::now();
+    shared.lanes.stop_giving().await;
     if shared.orphaned.get() {
         give_all_away(&shared).await;
     }
     shared.lanes.wind_up().await;
+    let within = within.saturating_sub(told.elapsed());
     let report = drain::drain(&shared, within).await;
     tracing::info!(closed = report.closed, cut = report.cut, "drained");
     // Without a supervisor nobody is left to tell.

@@ -8,9 +8,10 @@ use baton_ipc::messages::{Amount, Share, ToWorker};
 use baton_ipc::receipt::Pauses;
 use baton_ipc::scoreboard::GAUGE_CONNECTIONS;
 use baton_ipc::takeover::Message;
-use baton_ipc::{Channel, Listener, Slot};
+use baton_ipc::{Channel, Listener, MAX_SLOTS, Slot};
 
 use super::{Peer, Role};
+use crate::listeners::ensure_is;
 use crate::place::Place;
 use crate::slot::Slot as State;
 use crate::supervisor::{Phase, Supervisor};
@@ -47,7 +48,7 @@ impl Supervisor<'_> {
                 Ok(()) => {
                     let color = &generation.color;
                     tracing::info!(color, pid = generation.pid, "a successor gets ready");
-                    self.peer = Some(Peer { channel, generation, role: Role::Successor, since: self.now });
+                    self.peer = Some(Peer { channel, generation, role: Role::Successor });
                 }
                 Err(error) => tracing::error!(%error, "a successor could not be given what it needs"),
             },
@@ -108,8 +109,13 @@ impl Supervisor<'_> {
     /// Does what the successor says.
     pub(crate) fn obey(&mut self, message: Message, mut fds: Vec<OwnedFd>) {
         match message {
+            Message::Extra { slot, .. } if slot >= MAX_SLOTS => tracing::error!(slot, "a listener of no slot"),
             Message::Extra { slot, endpoint } => {
                 for socket in fds {
+                    if let Err(error) = ensure_is(&socket, &endpoint) {
+                        tracing::error!(slot, error, "a listener of the successor is refused");
+                        continue;
+                    }
                     let extra = Listener { slot, endpoint: endpoint.clone(), socket };
                     // Whoever is first. A worker of ours may be lent it at once, and must not wait for clients at a socket
                     // to which none can come: epoll calls that closed for good, and tokio would ask it again and again.
@@ -157,7 +163,6 @@ impl Supervisor<'_> {
             }
             Message::Retire { keep } => {
                 self.say(&Message::Retired, &[]);
-                self.listeners.forget_files();
                 if keep {
                     tracing::info!("handed over; kept warm for a rollback");
                     self.take_role(Role::Serving);
@@ -220,7 +225,6 @@ impl Supervisor<'_> {
     pub(super) fn take_role(&mut self, role: Role) {
         if let Some(peer) = &mut self.peer {
             peer.role = role;
-            peer.since = self.now;
         }
     }
 

@@ -60,7 +60,7 @@ impl Supervisor<'_> {
         }
     }
 
-    fn end_probe(&mut self) {
+    pub(crate) fn end_probe(&mut self) {
         if let Some(Probe { child, .. }) = self.probe.take() {
             child.end();
         }

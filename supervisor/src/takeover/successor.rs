@@ -132,10 +132,7 @@ impl Supervisor<'_> {
             next_progress: self.now,
         });
         let counted = (0..self.board.slots()).map(|slot| self.board.slot(slot).gauge(GAUGE_CONNECTIONS)).sum();
-        let limit = |place: &crate::place::Place| {
-            let slot = place.holder().map_or(0, |who| who.slot);
-            self.board.row(slot, place.side).gauge(GAUGE_LIMIT).get()
-        };
+        let limit = |place: &crate::place::Place| self.board.row(place.number, place.side).gauge(GAUGE_LIMIT).get();
         let limits: Vec<u64> = self.active().iter().map(limit).collect();
         match budget::check(counted, &limits, budget::available_memory()) {
             Ok(said) => self.step(&format!("budget: {said}")),
@@ -173,6 +170,9 @@ impl Supervisor<'_> {
             (Stage::Retiring { .. }, Message::Retired) => self.taken_over(),
             (Stage::Resuming { cause, .. }, Message::Resumed { workers }) => {
                 let cause = cause.clone();
+                if workers.is_empty() && cause == ROLLBACK {
+                    return self.keep_serving("no worker serves there");
+                }
                 driver.workers = workers;
                 driver.stage = Stage::GivingBack { cause, deadline: self.now + HANDING };
                 self.give_back();
@@ -205,11 +205,28 @@ impl Supervisor<'_> {
             }
             // It has nothing any more.
             Stage::Retiring { .. } => self.taken_over(),
+            Stage::Resuming { cause, .. } if cause == ROLLBACK => {
+                self.keep_serving("the old generation does not answer")
+            }
             Stage::Resuming { cause, .. } | Stage::GivingBack { cause, .. } => {
                 let cause = cause.clone();
                 self.given_back(&cause);
             }
         }
+    }
+
+    /// A rollback that an operator has asked for is not possible: everything stays here.
+    fn keep_serving(&mut self, reason: &str) {
+        let Some(driver) = self.driver.take() else { return };
+        tracing::error!(reason, "no rollback: serving on");
+        if self.peer.is_some() {
+            self.take_role(Role::Kept);
+            self.say(&Message::Retire { keep: true }, &[]);
+        }
+        self.show_ourselves();
+        self.all_accept(true);
+        let message = format!("no rollback: {reason}; this generation serves on");
+        self.reply(driver.client, Reply::Error { code: ErrorCode::Failed, message });
     }
 
     /// A probe is over.
@@ -391,7 +408,7 @@ impl Supervisor<'_> {
         self.phase = Phase::Running;
         self.take_name();
         self.notifier.main_pid();
-        let receipt = driver.finish(from, to, kept, self.now);
+        let receipt = driver.finish(from, to, kept);
         tracing::info!(
             from = receipt.from.color,
             to = receipt.to.color,
@@ -403,6 +420,9 @@ impl Supervisor<'_> {
             "taken over"
         );
         self.reply(driver.client, Reply::Done { output: Output::Takeover(Box::new(receipt)) });
+        if std::mem::take(&mut self.end_wanted) {
+            self.shut_down(None);
+        }
     }
 
     /// For an upgrade: the names that the incumbent had are ours now.
@@ -424,6 +444,10 @@ impl Supervisor<'_> {
     /// After the switch: everything goes back.
     pub(crate) fn roll_back(&mut self, cause: &str) {
         let Some(driver) = &self.driver else { return };
+        if self.peer.is_none() {
+            // There is nobody to go back to.
+            return self.taken_over();
+        }
         match driver.stage {
             Stage::Preflight => return self.give_up(cause),
             Stage::Resuming { .. } | Stage::GivingBack { .. } => return,
@@ -432,7 +456,7 @@ impl Supervisor<'_> {
         }
         tracing::error!(cause, "the takeover is rolled back");
         self.step(&format!("rolling back: {cause}"));
-        // What is still on its way is on lanes of its own; the givers are told to stop by what they find there.
+        // The incumbent calls off what is under way, and says when that has come to an end.
         self.transfers.retain(|transfer| transfer.purpose != Purpose::Takeover);
         self.set_stage(Stage::Resuming { cause: cause.to_owned(), deadline: self.now + ANSWER });
         self.take_role(Role::Incumbent);
@@ -470,9 +494,8 @@ impl Supervisor<'_> {
         if cause == ROLLBACK {
             let to = self.peer.as_ref().map_or_else(|| self.generation(), |peer| peer.generation.clone());
             let client = driver.client;
-            let receipt = driver.finish(self.generation(), to, false, self.now);
+            let receipt = driver.finish(self.generation(), to, false);
             self.reply(client, Reply::Done { output: Output::Takeover(Box::new(receipt)) });
-            self.listeners.forget_files();
             self.shut_down(None);
             return;
         }
@@ -487,13 +510,14 @@ impl Supervisor<'_> {
         let message = format!("{cause}; {color} (pid {pid}) serves as before");
         self.reply(client, Reply::Error { code: ErrorCode::Failed, message });
         self.failure = Some(Error::Takeover { color, reason: cause.to_owned() });
-        self.listeners.forget_files();
         self.shut_down(None);
     }
 
     /// Gives everything back to the old generation, and ends.
     pub(crate) fn begin_rollback(&mut self, client: ClientId) -> Result<(), (ErrorCode, String)> {
-        self.ensure_free()?;
+        if self.driver.is_some() || self.operation.is_some() || !self.transfers.is_empty() {
+            return Err((ErrorCode::Busy, "something else is not finished yet".to_owned()));
+        }
         if self.peer.as_ref().is_none_or(|peer| peer.role != Role::Kept) {
             return Err((ErrorCode::Failed, "no old generation was kept (`baton promote --keep-old`)".to_owned()));
         }
@@ -527,7 +551,13 @@ impl Supervisor<'_> {
         self.show_ourselves();
         self.all_accept(true);
         match self.driver.as_mut() {
-            None => self.phase = if self.phase == Phase::Standby { Phase::Running } else { self.phase },
+            None => {
+                if self.phase == Phase::Standby {
+                    self.phase = Phase::Running;
+                }
+                self.take_name();
+                self.notifier.main_pid();
+            }
             Some(driver) => {
                 let lost = "the old supervisor died";
                 match driver.stage {
@@ -625,14 +655,16 @@ impl Supervisor<'_> {
 const ROLLBACK: &str = "rollback";
 
 impl Driver {
-    fn finish(&self, from: Generation, to: Generation, kept: bool, _now: Instant) -> TakeoverReceipt {
+    fn finish(&self, from: Generation, to: Generation, kept: bool) -> TakeoverReceipt {
         let receipt = &self.receipt;
         let had: u64 = self.workers.iter().map(|(_, count)| count).sum();
-        let accounted = receipt.handed + receipt.stayed();
+        // Of a giver that died nobody says how many it gave; those who took them do.
+        let handed = receipt.handed.max(receipt.pauses.count());
+        let accounted = handed + receipt.stayed();
         TakeoverReceipt {
             from,
             to,
-            handed: receipt.handed,
+            handed,
             drained: receipt.stayed.clone(),
             dropped: if receipt.broken { had.saturating_sub(accounted) } else { 0 },
             longest_pause_us: receipt.pauses.longest_us(),

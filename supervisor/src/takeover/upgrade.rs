@@ -24,10 +24,6 @@ impl Supervisor<'_> {
     /// Starts the binary that is installed now.
     pub(crate) fn upgrade(&mut self, client: Option<ClientId>) -> Result<(), (ErrorCode, String)> {
         self.ensure_free()?;
-        if let Some(peer) = &self.peer {
-            let color = &peer.generation.color;
-            return Err((ErrorCode::Busy, format!("there is another generation already: {color}")));
-        }
         if self.upgrading.is_some() {
             return Err((ErrorCode::Busy, "an upgrade is under way already".to_owned()));
         }

@@ -64,6 +64,7 @@ impl Outcome {
 
 /// Hands over connections, and tells the supervisor what became of them. Returns how many were handed over.
 pub(crate) async fn give<A: App>(shared: &Rc<Shared<A>>, id: u64, shares: &[Share], amount: Amount) -> u64 {
+    shared.lanes.begin_of();
     let outcome = match amount {
         Amount::All => give_all(shared, id, shares).await,
         Amount::Most(most) => {
@@ -164,7 +165,8 @@ enum Denied {
 
 /// Each lane gets its share, all at once.
 async fn distribute<A: App>(shared: &Rc<Shared<A>>, id: u64, chosen: Vec<Name>, shares: &[Share]) -> Outcome {
-    let parts = split(chosen, shares);
+    let (parts, rest) = split(chosen, shares);
+    shared.hub.borrow_mut().resume(&rest);
     let given = parts.into_iter().zip(shares).map(|(names, share)| over(shared, id, share.lane, names));
     let mut outcome = Outcome::default();
     for given in futures_util::future::join_all(given).await {
@@ -173,8 +175,8 @@ async fn distribute<A: App>(shared: &Rc<Shared<A>>, id: u64, chosen: Vec<Name>, 
     outcome
 }
 
-/// In proportion, to the last one.
-fn split(mut names: Vec<Name>, shares: &[Share]) -> Vec<Vec<Name>> {
+/// In proportion, to the last one; and those for which there is no share.
+fn split(mut names: Vec<Name>, shares: &[Share]) -> (Vec<Vec<Name>>, Vec<Name>) {
     let (total, mut weight) = (names.len() as u64, shares.iter().map(|share| u64::from(share.weight)).sum::<u64>());
     let mut left = total;
     let mut parts = Vec::with_capacity(shares.len());
@@ -184,7 +186,7 @@ fn split(mut names: Vec<Name>, shares: &[Share]) -> Vec<Vec<Name>> {
         left -= count;
         parts.push(names.split_off(names.len() - count as usize));
     }
-    parts
+    (parts, names)
 }
 
 /// Hands these over on one lane, group after group.
@@ -233,9 +235,10 @@ impl<A: App> Group<'_, A> {
         let parked_us = monotonic_us();
         let parked = self.shared.hub.borrow_mut().park(names);
         fault::point("handoff parked");
-        self.quiet(&parked).await;
         let mut rest = &parked[..];
         while !rest.is_empty() {
+            // An operator may have closed some since the last packet.
+            self.quiet(rest).await;
             let (offered, items) = self.offer(&mut rest, parked_us);
             if let Err(reason) = self.pass(&offered, items, outcome).await {
                 self.shared.hub.borrow_mut().resume(rest);
@@ -250,7 +253,7 @@ impl<A: App> Group<'_, A> {
     async fn quiet(&self, names: &[Name]) {
         loop {
             let answered = self.shared.answered.notified();
-            if !self.shared.hub.borrow_mut().await_commit(names) {
+            if !self.shared.hub.borrow_mut().wait_for_commit(names) {
                 return;
             }
             answered.await;
@@ -395,9 +398,12 @@ impl<A: App> Group<'_, A> {
     /// The taker does not get these. It must know before they are read here again, and find it before the end of the lane.
     fn abort(&self, reason: String) -> Denied {
         match self.lane.channel.send_packet(&Packet::Abort { group: self.number }.encode(), &[]) {
+            // The taker goes on with what it holds when it finds the lane at its end, unless it has closed it itself.
+            Err(ChannelError::Closed) if self.lane.is_closed_here() => Denied::Theirs(reason),
             Ok(()) | Err(ChannelError::Closed) => Denied::Ours(reason),
             Err(error) => {
                 tracing::error!(%error, reason, "a lane fails");
+                self.lane.close();
                 Denied::Theirs(reason)
             }
         }
@@ -430,7 +436,9 @@ mod tests {
         let share = |lane, weight| Share { lane, weight };
         let counts = |total: usize, shares: &[Share]| {
             let names = (0..total).map(|key| (key, 0)).collect();
-            split(names, shares).iter().map(Vec::len).collect::<Vec<_>>()
+            let (parts, rest) = split(names, shares);
+            assert!(rest.is_empty() || shares.iter().all(|share| share.weight == 0), "{} left", rest.len());
+            parts.iter().map(Vec::len).collect::<Vec<_>>()
         };
         assert_eq!(counts(10, &[share(1, 1), share(2, 1)]), [5, 5]);
         assert_eq!(counts(10, &[share(1, 3), share(2, 2)]), [6, 4]);
@@ -438,5 +446,7 @@ mod tests {
         assert_eq!(counts(1, &[share(1, 1), share(2, 1), share(3, 1)]), [1, 0, 0]);
         assert_eq!(counts(0, &[share(1, 1)]), [0]);
         assert_eq!(counts(5, &[share(1, 0), share(2, 7)]), [0, 5]);
+        assert_eq!(counts(5, &[share(1, 0)]), [0]);
+        assert_eq!(counts(5, &[]), [0; 0]);
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Lane {
     pub(super) channel: Channel,
     /// The other end belongs to another supervisor.
     refuge: bool,
+    /// We have shut it down ourselves: its end says nothing about the other process.
+    closed_here: Cell<bool>,
     /// Held by whoever gives a group: an order, and the rush of one who has lost its supervisor, may meet here.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// The number of the last group.
@@ -51,6 +53,10 @@ pub(crate) struct Lanes {
     open: RefCell<HashMap<u64, Rc<Lane>>>,
     /// Connections that are held, on all lanes.
     held: Cell<usize>,
+    /// Orders that are being carried out.
+    giving: Cell<usize>,
+    /// None of these is to be carried out any further.
+    all_called_off: Cell<bool>,
     /// Something has changed about these.
     changed: Notify,
     /// Orders that are not to be carried out any further.
@@ -77,6 +83,16 @@ impl<S> Held<S> {
 }
 
 impl Lane {
+    /// Nothing can be put in any more, at either end. What is in it is read still.
+    pub(super) fn close(&self) {
+        self.closed_here.set(true);
+        let _ = nix::sys::socket::shutdown(self.channel.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
+
+    pub(super) fn is_closed_here(&self) -> bool {
+        self.closed_here.get()
+    }
+
     /// Where the answer to the next group will be.
     pub(super) fn ask(&self) -> oneshot::Receiver<Adopted> {
         let (sender, receiver) = oneshot::channel();
@@ -96,11 +112,30 @@ impl Lanes {
     }
 
     pub(super) fn is_called_off(&self, id: u64) -> bool {
-        self.called_off.borrow().contains(&id)
+        self.all_called_off.get() || self.called_off.borrow().contains(&id)
+    }
+
+    pub(super) fn begin_of(&self) {
+        self.giving.set(self.giving.get() + 1);
     }
 
     pub(super) fn end_of(&self, id: u64) {
         self.called_off.borrow_mut().remove(&id);
+        self.giving.set(self.giving.get() - 1);
+        self.changed.notify_one();
+    }
+
+    /// Calls off all orders, and waits until each has come to an end: a group that is under way is decided first.
+    pub(crate) async fn stop_giving(&self) {
+        self.all_called_off.set(true);
+        let ended = async {
+            while self.giving.get() > 0 {
+                self.changed.notified().await;
+            }
+        };
+        // A taker that stands still has been given up by then.
+        let _ = timeout(DECISION, ended).await;
+        self.all_called_off.set(false);
     }
 
     /// Whether connections are held that may be ours in a moment.
@@ -115,7 +150,7 @@ impl Lanes {
                 self.changed.notified().await;
             }
         };
-        // One that stands still finds that the lane is closed, and keeps what it has offered.
+        // A giver that stands still finds that the lane is closed, and keeps what it has offered.
         let _ = timeout(DECISION, decided).await;
         let names: Vec<u64> = self.open.borrow().keys().copied().collect();
         names.into_iter().for_each(|name| self.close(name));
@@ -138,8 +173,8 @@ impl Lanes {
     /// Lets go of a lane: its other end finds it closed.
     pub(crate) fn close(&self, name: u64) {
         if let Some(lane) = self.open.borrow().get(&name) {
-            // Nothing can be put in any more. Its task reads what is in it, and ends.
-            let _ = nix::sys::socket::shutdown(lane.channel.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+            // Its task reads what is in it, and ends.
+            lane.close();
         }
     }
 
@@ -150,6 +185,7 @@ impl Lanes {
         let lane = Rc::new(Lane {
             channel,
             refuge,
+            closed_here: Cell::new(false),
             turn: Default::default(),
             number: Cell::new(0),
             asked: RefCell::default(),
@@ -194,8 +230,15 @@ impl<A: App> Taker<'_, A> {
             }
         }
         self.lane.asked.take();
-        // The giver is dead. It did not say that they stay with it, so nobody else reads them.
-        self.go(Vec::new());
+        if self.lane.is_closed_here() {
+            // The giver finds it closed, and keeps what it has not said go for.
+            if let Some(held) = self.held.take() {
+                self.decided(&held);
+            }
+        } else {
+            // The giver is dead. It did not say that they stay with it, so nobody else reads them.
+            self.go(Vec::new());
+        }
         self.report();
     }
 

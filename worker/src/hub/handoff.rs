@@ -57,7 +57,7 @@ impl<A: App> Hub<A> {
     }
 
     /// Whether some of these wait for a commit.
-    pub(crate) fn await_commit(&mut self, names: &[Name]) -> bool {
+    pub(crate) fn wait_for_commit(&mut self, names: &[Name]) -> bool {
         names.iter().any(|(key, id)| self.named(*key, *id).is_some_and(|connection| connection.unanswered > 0))
     }
 
@@ -155,6 +155,8 @@ impl<A: App> Hub<A> {
                 continue;
             };
             let hold = std::mem::replace(&mut connection.hold, Hold::None);
+            // It was not read for a moment: that is not its client's silence.
+            connection.heard = true;
             let registered = match hold {
                 Hold::Offered => connection.register(*key, registry),
                 Hold::None | Hold::Chosen | Hold::Parked => Ok(()),
