@@ -218,7 +218,7 @@ fn one_that_stands_by_takes_over() {
     assert_eq!(lines[1], "preflight");
     assert_eq!(lines[2], "100 of 300 connections are handed over (30 %)");
     assert_eq!(lines[3], "300 of 300 connections are handed over (100 %)");
-    assert_eq!(lines[4..7], ["blue is retired", "", "blue (pid 1, baton 0.1.0) -> green (pid 1, baton 0.1.0)"]);
+    assert_eq!(lines[4..7], ["blue is retired", "", "blue (pid 1, baton 0.1.0) -> green (pid 1, baton 0.1.0) in 40ms"]);
     assert!(page.contains("        300        0        0         1.50ms     0.50ms\n"), "{page}");
 
     // By batonctl, which finds the right one of the two.
