@@ -25,9 +25,11 @@
 
 mod budget;
 mod door;
+mod handing;
 mod incumbent;
 mod plan;
 mod probe;
+mod rollback;
 mod successor;
 mod upgrade;
 

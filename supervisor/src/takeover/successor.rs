@@ -1,28 +1,27 @@
 //! The side that takes over: it drives, step by step, and can go back at every one of them.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use baton_ipc::control::{ErrorCode, Generation, Output, Reply, TakeoverReceipt};
-use baton_ipc::messages::{Amount, Share, ToWorker};
+use baton_ipc::messages::ToWorker;
 use baton_ipc::scoreboard::{GAUGE_CONNECTIONS, GAUGE_LIMIT};
 use baton_ipc::takeover::Message;
-use baton_ipc::{Channel, Slot, fault};
+use baton_ipc::{Slot, fault};
 
-use super::{ProbeJob, Role, budget, plan};
-use crate::Error;
+use super::rollback::ROLLBACK;
+use super::{ProbeJob, Role, budget};
 use crate::control::ClientId;
 use crate::settings::Takeover;
 use crate::supervisor::{Phase, Supervisor};
 use crate::transfer::{Purpose, Receipt, Transfer, Who};
 
 /// How long the incumbent may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long handing over may take.
-const HANDING: Duration = Duration::from_secs(60);
+pub(super) const HANDING: Duration = Duration::from_secs(60);
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -40,21 +39,21 @@ pub(crate) struct Wishes {
 /// A takeover that is under way.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    client: Option<ClientId>,
-    wishes: Wishes,
-    stage: Stage,
+    pub(super) client: Option<ClientId>,
+    pub(super) wishes: Wishes,
+    pub(super) stage: Stage,
     /// Names of steps, and milliseconds.
     steps: Vec<(String, u64)>,
     begun: Instant,
     /// Of the other generation: its workers, and the connections that they had when they stopped accepting.
-    workers: Vec<(Slot, u64)>,
+    pub(super) workers: Vec<(Slot, u64)>,
     receipt: Receipt,
     next_progress: Instant,
 }
 
 /// Where a takeover is.
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// A probe tries each of our workers.
     Preflight,
     /// The incumbent is to stop accepting.
@@ -90,6 +89,11 @@ impl Stage {
 }
 
 impl Driver {
+    pub(super) fn begin(client: Option<ClientId>, wishes: Wishes, stage: Stage, now: Instant) -> Driver {
+        let (steps, workers, receipt) = (vec![], vec![], Receipt::default());
+        Driver { client, wishes, stage, steps, begun: now, workers, receipt, next_progress: now }
+    }
+
     /// When it has to be looked at again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let telling = matches!(self.stage, Stage::Handing { .. } | Stage::Canary { .. });
@@ -121,16 +125,7 @@ impl Supervisor<'_> {
             return Err((ErrorCode::Busy, message));
         }
         tracing::info!(?wishes, "taking over");
-        self.driver = Some(Driver {
-            client,
-            wishes,
-            stage: Stage::Preflight,
-            steps: vec![],
-            begun: self.now,
-            workers: vec![],
-            receipt: Receipt::default(),
-            next_progress: self.now,
-        });
+        self.driver = Some(Driver::begin(client, wishes, Stage::Preflight, self.now));
         let counted = (0..self.board.slots()).map(|slot| self.board.slot(slot).gauge(GAUGE_CONNECTIONS)).sum();
         let limit = |place: &crate::place::Place| self.board.row(place.number, place.side).gauge(GAUGE_LIMIT).get();
         let limits: Vec<u64> = self.active().iter().map(limit).collect();
@@ -215,20 +210,6 @@ impl Supervisor<'_> {
         }
     }
 
-    /// A rollback that an operator has asked for is not possible: everything stays here.
-    fn keep_serving(&mut self, reason: &str) {
-        let Some(driver) = self.driver.take() else { return };
-        tracing::error!(reason, "no rollback: serving on");
-        if self.peer.is_some() {
-            self.take_role(Role::Kept);
-            self.say(&Message::Retire { keep: true }, &[]);
-        }
-        self.show_ourselves();
-        self.all_accept(true);
-        let message = format!("no rollback: {reason}; this generation serves on");
-        self.reply(driver.client, Reply::Error { code: ErrorCode::Failed, message });
-    }
-
     /// A probe is over.
     pub(crate) fn probed(&mut self, outcome: Result<(), String>) {
         let Some(driver) = &self.driver else { return };
@@ -306,47 +287,6 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    fn begin_canary(&mut self, share: f64) {
-        self.set_stage(Stage::Canary { deadline: self.now + HANDING });
-        let Some(driver) = &self.driver else { return };
-        let workers = driver.workers.clone();
-        let amounts = workers.into_iter().map(|(slot, count)| (slot, Amount::Most(plan::percent(count, share))));
-        let amounts: Vec<(Slot, Amount)> = amounts.collect();
-        self.take(&amounts);
-    }
-
-    fn begin_handing(&mut self) {
-        self.set_stage(Stage::Handing { deadline: self.now + HANDING });
-        let Some(driver) = &self.driver else { return };
-        let amounts: Vec<(Slot, Amount)> = driver.workers.iter().map(|(slot, _)| (*slot, Amount::All)).collect();
-        self.take(&amounts);
-    }
-
-    /// Has the other generation's workers give to ours.
-    fn take(&mut self, amounts: &[(Slot, Amount)]) {
-        let takers = self.serving();
-        for ((slot, amount), shares) in amounts.iter().zip(plan::shares(amounts.len(), takers.len())) {
-            let (mut lanes, mut weights) = (BTreeMap::new(), Vec::new());
-            for (index, weight) in shares {
-                let lane = self.next_name();
-                let Ok((one, other)) = Channel::pair() else { continue };
-                if self.send_lane(takers[index], lane, true, &other).is_err() {
-                    continue;
-                }
-                self.say(&Message::Lane { slot: *slot, lane }, &[one.as_fd()]);
-                lanes.insert(lane, Some(takers[index]));
-                weights.push(Share { lane, weight });
-            }
-            let id = self.next_name();
-            // Its pid is the other supervisor's affair.
-            let giver = Who { slot: *slot, pid: nix::unistd::Pid::from_raw(0) };
-            self.transfers.push(Transfer::new(id, Purpose::Takeover, giver, lanes, self.now));
-            self.say(&Message::Give { id, slot: *slot, shares: weights, amount: *amount }, &[]);
-            fault::point("takeover give said");
-        }
-        self.takeover_transfers_may_be_over();
-    }
-
     /// One of the transfers of a takeover is over.
     pub(crate) fn took(&mut self, transfer: &Transfer) {
         if let Some(driver) = &mut self.driver {
@@ -355,7 +295,7 @@ impl Supervisor<'_> {
         self.takeover_transfers_may_be_over();
     }
 
-    fn takeover_transfers_may_be_over(&mut self) {
+    pub(super) fn takeover_transfers_may_be_over(&mut self) {
         if self.transfers.iter().any(|transfer| transfer.purpose == Purpose::Takeover) {
             return;
         }
@@ -395,7 +335,7 @@ impl Supervisor<'_> {
     }
 
     /// It is done.
-    fn taken_over(&mut self) {
+    pub(super) fn taken_over(&mut self) {
         let Some(driver) = self.driver.take() else { return };
         let to = self.generation();
         let from = self.peer.as_ref().map_or_else(|| to.clone(), |peer| peer.generation.clone());
@@ -426,197 +366,12 @@ impl Supervisor<'_> {
     }
 
     /// For an upgrade: the names that the incumbent had are ours now.
-    fn take_name(&mut self) {
+    pub(super) fn take_name(&mut self) {
         let (directory, color) = (self.settings.runtime_dir.clone(), self.settings.color.clone());
         let renamed = self.control.rename(&directory, &color).and_then(|()| self.door.rename(&directory, &color));
         if let Err(error) = renamed {
             tracing::error!(%error, "the control socket of the old generation could not be replaced");
         }
-    }
-
-    /// Before the switch: nobody has noticed anything.
-    fn give_up(&mut self, cause: &str) {
-        let Some(driver) = self.driver.take() else { return };
-        tracing::error!(cause, "the takeover is given up: the incumbent serves on, and has noticed nothing");
-        self.fail(driver.client, cause);
-    }
-
-    /// After the switch: everything goes back.
-    pub(crate) fn roll_back(&mut self, cause: &str) {
-        let Some(driver) = &self.driver else { return };
-        if self.peer.is_none() {
-            // There is nobody to go back to.
-            return self.taken_over();
-        }
-        match driver.stage {
-            Stage::Preflight => return self.give_up(cause),
-            Stage::Resuming { .. } | Stage::GivingBack { .. } => return,
-            Stage::Switching { .. } | Stage::Canary { .. } | Stage::Watching { .. } | Stage::Checking => {}
-            Stage::Handing { .. } | Stage::Verifying | Stage::Retiring { .. } => {}
-        }
-        tracing::error!(cause, "the takeover is rolled back");
-        self.step(&format!("rolling back: {cause}"));
-        // The incumbent calls off what is under way, and says when that has come to an end.
-        self.transfers.retain(|transfer| transfer.purpose != Purpose::Takeover);
-        self.set_stage(Stage::Resuming { cause: cause.to_owned(), deadline: self.now + ANSWER });
-        self.take_role(Role::Incumbent);
-        self.all_accept(false);
-        self.say(&Message::Resume, &[]);
-    }
-
-    fn give_back(&mut self) {
-        let Some(driver) = &self.driver else { return };
-        let takers: Vec<Slot> = driver.workers.iter().map(|(slot, _)| *slot).collect();
-        let givers = self.serving();
-        for (giver, shares) in givers.iter().zip(plan::shares(givers.len(), takers.len())) {
-            let (mut lanes, mut weights) = (BTreeMap::new(), Vec::new());
-            for (index, weight) in shares {
-                let lane = self.next_name();
-                let Ok((one, other)) = Channel::pair() else { continue };
-                if self.send_lane(*giver, lane, true, &one).is_err() {
-                    continue;
-                }
-                self.say(&Message::Lane { slot: takers[index], lane }, &[other.as_fd()]);
-                // Its pid is the other supervisor's affair, which passes on what it says.
-                lanes.insert(lane, Some(Who { slot: takers[index], pid: nix::unistd::Pid::from_raw(0) }));
-                weights.push(Share { lane, weight });
-            }
-            let id = self.next_name();
-            self.transfers.push(Transfer::new(id, Purpose::Takeover, *giver, lanes, self.now));
-            self.tell_one(*giver, &ToWorker::Give { id, shares: weights, amount: Amount::All });
-        }
-        self.takeover_transfers_may_be_over();
-    }
-
-    fn given_back(&mut self, cause: &str) {
-        let Some(driver) = self.driver.take() else { return };
-        self.transfers.retain(|transfer| transfer.purpose != Purpose::Takeover);
-        if cause == ROLLBACK {
-            let to = self.peer.as_ref().map_or_else(|| self.generation(), |peer| peer.generation.clone());
-            let client = driver.client;
-            let receipt = driver.finish(self.generation(), to, false);
-            self.reply(client, Reply::Done { output: Output::Takeover(Box::new(receipt)) });
-            self.shut_down(None);
-            return;
-        }
-        self.fail(driver.client, cause);
-    }
-
-    fn fail(&mut self, client: Option<ClientId>, cause: &str) {
-        let (color, pid) = self
-            .peer
-            .as_ref()
-            .map_or_else(Default::default, |peer| (peer.generation.color.clone(), peer.generation.pid));
-        let message = format!("{cause}; {color} (pid {pid}) serves as before");
-        self.reply(client, Reply::Error { code: ErrorCode::Failed, message });
-        self.failure = Some(Error::Takeover { color, reason: cause.to_owned() });
-        self.shut_down(None);
-    }
-
-    /// Gives everything back to the old generation, and ends.
-    pub(crate) fn begin_rollback(&mut self, client: ClientId) -> Result<(), (ErrorCode, String)> {
-        if self.driver.is_some() || self.operation.is_some() || !self.transfers.is_empty() {
-            return Err((ErrorCode::Busy, "something else is not finished yet".to_owned()));
-        }
-        if self.peer.as_ref().is_none_or(|peer| peer.role != Role::Kept) {
-            return Err((ErrorCode::Failed, "no old generation was kept (`baton promote --keep-old`)".to_owned()));
-        }
-        self.driver = Some(Driver {
-            client: Some(client),
-            wishes: Wishes::default(),
-            stage: Stage::Resuming { cause: ROLLBACK.to_owned(), deadline: self.now + ANSWER },
-            steps: vec![],
-            begun: self.now,
-            workers: vec![],
-            receipt: Receipt::default(),
-            next_progress: self.now,
-        });
-        self.take_role(Role::Incumbent);
-        self.all_accept(false);
-        self.say(&Message::Resume, &[]);
-        Ok(())
-    }
-
-    /// The other generation's supervisor is dead. Its workers give what they have to ours.
-    pub(crate) fn incumbent_is_gone(&mut self, role: Role) {
-        for slot in 0..self.board.slots() {
-            if let Some(place) = self.places.get(usize::from(slot)) {
-                self.board.row(slot, place.side.other()).clear_gauges();
-            }
-        }
-        if self.phase == Phase::Draining || role == Role::Kept {
-            return;
-        }
-        tracing::warn!("the incumbent is gone: this generation serves");
-        self.show_ourselves();
-        self.all_accept(true);
-        match self.driver.as_mut() {
-            None => {
-                if self.phase == Phase::Standby {
-                    self.phase = Phase::Running;
-                }
-                self.take_name();
-                self.notifier.main_pid();
-            }
-            Some(driver) => {
-                let lost = "the old supervisor died";
-                match driver.stage {
-                    // Its workers give by themselves over the lanes that they have; who has none says goodbye.
-                    Stage::Handing { .. } | Stage::Canary { .. } => {
-                        let transfers = self.transfers.iter_mut();
-                        transfers.filter(|t| t.purpose == Purpose::Takeover).for_each(|t| t.is_gone(t.giver));
-                        driver.stage = Stage::Handing { deadline: self.now + HANDING };
-                        self.step(lost);
-                        self.finish_transfers();
-                        self.takeover_transfers_may_be_over();
-                    }
-                    Stage::Verifying => {}
-                    Stage::Preflight
-                    | Stage::Switching { .. }
-                    | Stage::Watching { .. }
-                    | Stage::Checking
-                    | Stage::Retiring { .. }
-                    | Stage::Resuming { .. }
-                    | Stage::GivingBack { .. } => {
-                        self.step(lost);
-                        self.taken_over();
-                    }
-                }
-            }
-        }
-    }
-
-    /// A worker of ours has died while a takeover is under way.
-    pub(crate) fn lost_a_worker(&mut self, slot: Slot, words: &str) {
-        let ours = self.peer.as_ref().is_some_and(|peer| matches!(peer.role, Role::Incumbent | Role::Giving));
-        if !ours {
-            return;
-        }
-        if self.driver.is_some() {
-            self.roll_back(&format!("the new worker of slot {slot} died: {words}"));
-        }
-    }
-
-    /// Lanes from the incumbent's workers, so that they know where to go should their supervisor die.
-    fn offer_refuge(&mut self) {
-        let takers = self.serving();
-        let givers = usize::from(self.listeners.slots());
-        for (slot, shares) in (0..).zip(plan::shares(givers, takers.len())) {
-            for (index, _) in shares {
-                let lane = self.next_name();
-                let Ok((one, other)) = Channel::pair() else { continue };
-                match self.send_lane(takers[index], lane, true, &other) {
-                    Ok(()) => self.say(&Message::Lane { slot, lane }, &[one.as_fd()]),
-                    Err(error) => tracing::warn!(slot, %error, "no lane to a worker"),
-                }
-            }
-        }
-    }
-
-    /// A worker of a generation that has not taken over has died: better to leave it at that.
-    pub(crate) fn cannot_start_beside(&mut self, cause: &str) {
-        tracing::error!(cause, "a worker did not come up beside the generation that runs: giving up");
-        self.fail(None, &format!("a worker did not come up: {cause}"));
     }
 
     /// Takes over by itself, if that is what it was started for.
@@ -632,14 +387,14 @@ impl Supervisor<'_> {
         }
     }
 
-    fn set_stage(&mut self, stage: Stage) {
+    pub(super) fn set_stage(&mut self, stage: Stage) {
         if let Some(driver) = &mut self.driver {
             driver.stage = stage;
         }
     }
 
     /// A step is done.
-    fn step(&mut self, what: &str) {
+    pub(super) fn step(&mut self, what: &str) {
         let Some(driver) = &mut self.driver else { return };
         let total = self.now.saturating_duration_since(driver.begun).as_millis() as u64;
         let before: u64 = driver.steps.iter().map(|(_, ms)| ms).sum();
@@ -651,11 +406,8 @@ impl Supervisor<'_> {
     }
 }
 
-/// The cause of a rollback that an operator has asked for.
-const ROLLBACK: &str = "rollback";
-
 impl Driver {
-    fn finish(&self, from: Generation, to: Generation, kept: bool) -> TakeoverReceipt {
+    pub(super) fn finish(&self, from: Generation, to: Generation, kept: bool) -> TakeoverReceipt {
         let receipt = &self.receipt;
         let had: u64 = self.workers.iter().map(|(_, count)| count).sum();
         // Of a giver that died nobody says how many it gave; those who took them do.
