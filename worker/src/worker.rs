@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use baton_ipc::messages::{Amount, Answer, FromWorker, Question, ToWorker};
 use baton_ipc::scoreboard::monotonic_ms;
-use baton_ipc::{Channel, ChannelError, Inheritance, Listener, Slot};
+use baton_ipc::{Channel, ChannelError, Inheritance, Listener, Slot, fault};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
@@ -192,6 +192,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     metrics.gauge(Gauge::Limit, shared.max_connections() as u64);
     metrics.gauge(Gauge::Startup, begun.elapsed().as_micros() as u64);
     metrics.row().tick().set(monotonic_ms());
+    fault::point("worker not ready");
     // Before ready: one that serves and has no complaint is a sign that all is well.
     shared.look_at_backplane();
     if let Err(error) = channel.send(&FromWorker::Ready, &[]) {

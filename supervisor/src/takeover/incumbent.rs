@@ -166,6 +166,8 @@ impl Supervisor<'_> {
                 if keep {
                     tracing::info!("handed over; kept warm for a rollback");
                     self.take_role(Role::Serving);
+                    // After a rollback that came to nothing they have begun again.
+                    self.all_accept(false);
                 } else {
                     tracing::info!("handed over; ending");
                     self.retired = true;

@@ -142,7 +142,13 @@ impl Supervisor<'_> {
 
     /// Takes what the incumbent has answered.
     pub(crate) fn answered(&mut self, message: Message) {
-        let Some(driver) = &mut self.driver else { return };
+        let Some(driver) = &mut self.driver else {
+            if message == Message::Retired {
+                // It was late for a rollback, and may have thought that it serves.
+                self.show_ourselves();
+            }
+            return;
+        };
         match (&driver.stage, message) {
             (Stage::Switching { .. }, Message::Switched { workers }) => {
                 let connections: u64 = workers.iter().map(|(_, count)| count).sum();

@@ -1,5 +1,7 @@
 //! Takeovers that must not be, and leave everything as it was.
 
+use nix::sys::signal::{Signal, kill};
+
 use super::{Succession, builder, crowd, promote};
 use crate::harness::oracle::{Character, Crowd};
 use crate::harness::{Oracle, seed};
@@ -66,4 +68,38 @@ fn a_second_promote_and_one_of_who_serves_are_refused() {
     let said = String::from_utf8_lossy(&rollback.stderr).into_owned();
     assert!(!rollback.status.success() && said.contains("no old generation was kept"), "{said}");
     assert!(generations.serving.wait(super::SECOND * 15).success());
+}
+
+#[tokio::test]
+async fn a_generation_that_never_gets_ready_gives_up_and_nobody_notices() {
+    let generations = Succession::begin(builder());
+    let oracle = Oracle::start(generations.serving.address, crowd(100), seed());
+    let dir = tempfile::tempdir().expect("a directory");
+    let trigger = dir.path().join("now");
+    std::fs::write(&trigger, "").expect("a file");
+    let next = generations.builder.clone().with("--color", "green").with("--takeover", "wait");
+    let next = next.env("FAULT_POINT", format!("worker not ready:SIGSTOP:{}", trigger.display()));
+    let (status, said) = next.with("--start-timeout", "1s").refused();
+    assert!(!status.success() && said.contains("a worker did not come up"), "{said}");
+    let status = generations.serving.status();
+    assert!(status.phase == "running" && status.peer.is_none(), "{status:?}");
+    oracle.answered(200).await;
+    oracle.finish().assert_flawless();
+}
+
+#[tokio::test]
+async fn a_generation_that_does_not_answer_is_found_out_in_preflight() {
+    let generations = Succession::begin(builder());
+    let oracle = Oracle::start(generations.serving.address, crowd(100), seed());
+    let mut next = generations.standby(|builder| builder);
+    let worker = next.worker_in(1).expect("it is ready");
+    kill(worker, Signal::SIGSTOP).expect("it is there");
+    let output = next.ctl(&["promote"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("serves as before"), "{said}");
+    assert!(!next.wait(super::SECOND * 20).success());
+    let status = generations.serving.status();
+    assert!(status.phase == "running" && status.peer.is_none(), "{status:?}");
+    oracle.answered(200).await;
+    oracle.finish().assert_flawless();
 }

@@ -49,6 +49,43 @@ async fn the_old_generation_is_kept_and_takes_everything_back() {
 }
 
 #[tokio::test]
+async fn a_rollback_to_a_generation_that_stands_still_leaves_the_one_that_serves() {
+    let generations = Succession::begin(builder());
+    let oracle = Oracle::start(generations.serving.address, crowd(100), seed());
+    oracle.answered(200).await;
+    let mut next = generations.standby(|builder| builder);
+    promote(&next, &["--keep-old"]);
+    generations.serving.signal(Signal::SIGSTOP);
+    let refused = next.ctl(&["rollback"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("serves on"), "{said}");
+    oracle.answered(200).await;
+    // It hears late what it was asked, and that it is kept all the same.
+    generations.serving.signal(Signal::SIGCONT);
+    wait_phase(&generations.serving, "standby");
+    oracle.answered(200).await;
+    let Output::Takeover(receipt) = next.ask(&["rollback"]) else { panic!("no receipt") };
+    assert_complete(&receipt);
+    assert!(next.wait(15 * SECOND).success());
+    oracle.answered(200).await;
+    oracle.finish().assert_flawless();
+}
+
+#[test]
+fn a_standby_that_ends_takes_no_socket_file_with_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("web.sock");
+    let mut generations = Succession::begin(builder().with("--listen", format!("unix:{}", path.display())));
+    let next = generations.standby(|builder| builder);
+    assert!(next.stop().success());
+    std::os::unix::net::UnixStream::connect(&path).expect("the one that serves is there still");
+    generations.advance(|builder| builder);
+    std::os::unix::net::UnixStream::connect(&path).expect("and the next one");
+    assert!(generations.serving.stop().success());
+    assert!(!path.exists(), "the last one takes it along");
+}
+
+#[tokio::test]
 async fn a_standby_serves_when_the_incumbent_is_gone() {
     let mut generations = Succession::begin(builder());
     let next = generations.standby(|builder| builder);
