@@ -90,6 +90,10 @@ impl Place {
         self.worker.iter().chain(relief).chain(self.leaving.iter().map(|leaving| &leaving.worker))
     }
 
+    pub(crate) fn find_worker(&self, pid: Pid) -> Option<&Worker> {
+        self.workers().find(|worker| worker.pid == pid)
+    }
+
     pub(crate) fn worker_mut(&mut self, pid: Pid) -> Option<&mut Worker> {
         let relief = self.relief.as_mut().and_then(Relief::worker_mut);
         let leaving = self.leaving.iter_mut().map(|leaving| &mut leaving.worker);

@@ -80,10 +80,12 @@ impl Supervisor<'_> {
             Slot::Serving { .. } => {
                 place.relief.get_or_insert(Relief::Due { at: now });
             }
-            Slot::Vacant { .. } | Slot::Starting { .. } | Slot::Draining { .. } | Slot::Killed { .. } => {
-                self.apply(slot, Event::Restart);
-            }
-            Slot::Stopped | Slot::Fatal { .. } => self.apply(slot, Event::Restart),
+            Slot::Vacant { .. }
+            | Slot::Starting { .. }
+            | Slot::Draining { .. }
+            | Slot::Killed { .. }
+            | Slot::Stopped
+            | Slot::Fatal { .. } => self.apply(slot, Event::Restart),
         }
     }
 
@@ -140,12 +142,11 @@ impl Supervisor<'_> {
     }
 
     /// The fresh one is ready: it accepts, and gets the connections.
-    pub(crate) fn relief_is_ready(&mut self, who: Who) {
-        let slot = who.slot;
+    pub(crate) fn relief_is_ready(&mut self, fresh: Who) {
+        let slot = fresh.slot;
         let place = self.place_mut(slot);
-        let ready = |relief: &mut Relief| matches!(relief, Relief::Starting { worker, .. } if worker.pid == who.pid);
+        let ready = |relief: &mut Relief| matches!(relief, Relief::Starting { worker, .. } if worker.pid == fresh.pid);
         let Some(Relief::Starting { worker, .. }) = place.relief.take_if(ready) else { return };
-        let taker = Who { slot, pid: worker.pid };
         let Some(giver) = place.holder() else {
             // It was to relieve nobody: it has the slot by now.
             return self.leave(slot, worker);
@@ -153,9 +154,9 @@ impl Supervisor<'_> {
         let deadline = self.now + HANDING;
         self.place_mut(slot).relief = Some(Relief::Handing { worker, deadline });
         let accept = self.accepting();
-        self.tell_one(taker, &ToWorker::Accept { accept });
+        self.tell_one(fresh, &ToWorker::Accept { accept });
         self.tell_one(giver, &ToWorker::Accept { accept: false });
-        if let Err(error) = self.transfer(Purpose::Relief, giver, &[(taker, 1)], Amount::All) {
+        if let Err(error) = self.transfer(Purpose::Relief, giver, &[(fresh, 1)], Amount::All) {
             self.relief_failed(slot, &format!("no lane to it: {error}"));
         }
     }

@@ -34,6 +34,7 @@ mod successor;
 mod upgrade;
 
 use baton_ipc::control::{Generation, PeerStatus};
+use baton_ipc::messages::ToWorker;
 use baton_ipc::takeover::Message;
 use baton_ipc::{Channel, ChannelError};
 use std::path::Path;
@@ -157,10 +158,7 @@ impl Supervisor<'_> {
     /// Tells every worker of ours whether to accept.
     pub(crate) fn all_accept(&mut self, accept: bool) {
         for slot in 0..self.places.len() as baton_ipc::Slot {
-            let workers: Vec<_> = self.place(slot).holder().into_iter().collect();
-            for who in workers {
-                self.tell_one(who, &baton_ipc::messages::ToWorker::Accept { accept });
-            }
+            self.tell(slot, &ToWorker::Accept { accept });
         }
     }
 

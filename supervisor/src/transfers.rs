@@ -52,8 +52,7 @@ impl Supervisor<'_> {
 
     /// Gives a worker its end of a lane.
     pub(crate) fn send_lane(&self, who: Who, lane: u64, refuge: bool, end: &Channel) -> Result<(), ChannelError> {
-        let mut workers = self.place(who.slot).workers();
-        let worker = workers.find(|worker| worker.pid == who.pid).ok_or(ChannelError::Closed)?;
+        let worker = self.place(who.slot).find_worker(who.pid).ok_or(ChannelError::Closed)?;
         worker.channel.send(&ToWorker::Lane { lane, refuge }, &[end.as_fd()])
     }
 

@@ -206,11 +206,8 @@ impl Supervisor<'_> {
 
     /// Sends a worker a message, whether it holds its slot, comes or leaves.
     pub(crate) fn tell_one(&mut self, who: Who, message: &ToWorker) -> bool {
-        let mut workers = self.place(who.slot).workers();
-        let Some(worker) = workers.find(|worker| worker.pid == who.pid) else { return false };
-        let sent = worker.channel.send(message, &[]);
-        drop(workers);
-        match sent {
+        let Some(worker) = self.place(who.slot).find_worker(who.pid) else { return false };
+        match worker.channel.send(message, &[]) {
             Ok(()) => true,
             Err(error) => {
                 self.undelivered(who, &error);

@@ -170,22 +170,37 @@ pub fn handshake(path: &str) -> String {
 
 /// A client's frame: masked, the first byte as given.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [0x11, 0x22, 0x33, 0x44];
-    let mut bytes = vec![first];
+    let mut bytes = Vec::new();
+    push_masked(&mut bytes, first, payload, [0x11, 0x22, 0x33, 0x44]);
+    bytes
+}
+
+/// Appends a client's frame.
+pub fn push_masked(out: &mut Vec<u8>, first: u8, payload: &[u8], key: [u8; 4]) {
+    out.push(first);
     match payload.len() {
-        n @ 0..126 => bytes.push(0x80 | n as u8),
+        n @ 0..126 => out.push(0x80 | n as u8),
         n @ 126..65536 => {
-            bytes.push(0x80 | 126);
-            bytes.extend((n as u16).to_be_bytes());
+            out.push(0x80 | 126);
+            out.extend((n as u16).to_be_bytes());
         }
         n => {
-            bytes.push(0x80 | 127);
-            bytes.extend((n as u64).to_be_bytes());
+            out.push(0x80 | 127);
+            out.extend((n as u64).to_be_bytes());
         }
     }
-    bytes.extend(mask);
-    bytes.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]));
-    bytes
+    out.extend(key);
+    let start = out.len();
+    out.extend_from_slice(payload);
+    // Four bytes at a time: big messages are masked in debug builds too.
+    let (words, rest) = out[start..].as_chunks_mut::<4>();
+    let word_key = u32::from_ne_bytes(key);
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ word_key).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(key) {
+        *byte ^= key;
+    }
 }
 
 impl Raw {

@@ -63,6 +63,36 @@ pub(crate) struct Shared<A: App> {
 }
 
 impl<A: App> Shared<A> {
+    /// What tasks begin with: none runs yet, and nothing has happened.
+    pub(crate) fn new(
+        hub: Hub<A>,
+        max_descriptors: usize,
+        slot: Slot,
+        hooks: &Hooks,
+        supervisor: Channel,
+    ) -> Shared<A> {
+        let handshakes = Handshakes::new(hub.settings.limits.max_handshakes);
+        Shared {
+            hub: RefCell::new(hub),
+            handshakes,
+            max_descriptors,
+            slot,
+            closing: watch::Sender::new(false),
+            leaving: watch::Sender::new(None),
+            emptied: Notify::new(),
+            settled: Notify::new(),
+            answered: Notify::new(),
+            lanes: Lanes::default(),
+            orphaned: Cell::new(false),
+            linked: Notify::new(),
+            beat: watch::Sender::new(0),
+            log_lines_dropped: hooks.log_lines_dropped,
+            rest_logs: hooks.rest_logs,
+            standing: RefCell::new(Standing::new()),
+            supervisor,
+        }
+    }
+
     /// Descriptors in use by clients.
     pub(crate) fn open_descriptors(&self) -> usize {
         self.hub.borrow().connections.len() + self.handshakes.len()
@@ -147,29 +177,10 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     let started = (|| -> Result<(Rc<Shared<A>>, Option<Driver>), String> {
         let host = Embedded::open(options, scoreboard, slot, side).map_err(|error| error.to_string())?;
         let max_descriptors = accept::max_descriptors().map_err(|error| format!("getrlimit: {error}"))?;
-        let handshakes = Handshakes::new(settings.limits.max_handshakes);
         let supervisor = channel.try_clone().map_err(|error| format!("fcntl: {error}"))?;
         let (backplane, driver) = open_backplane(host, &settings)?;
         let hub = Hub::new(app, settings, metrics.clone(), backplane).map_err(|error| format!("epoll: {error}"))?;
-        let shared = Rc::new(Shared {
-            hub: RefCell::new(hub),
-            handshakes,
-            max_descriptors,
-            slot,
-            closing: watch::Sender::new(false),
-            leaving: watch::Sender::new(None),
-            emptied: Notify::new(),
-            settled: Notify::new(),
-            answered: Notify::new(),
-            lanes: Lanes::default(),
-            orphaned: Cell::new(false),
-            linked: Notify::new(),
-            beat: watch::Sender::new(0),
-            log_lines_dropped: hooks.log_lines_dropped,
-            rest_logs: hooks.rest_logs,
-            standing: RefCell::new(Standing::new()),
-            supervisor,
-        });
+        let shared = Rc::new(Shared::new(hub, max_descriptors, slot, &hooks, supervisor));
         Ok((shared, driver))
     })();
     let (shared, driver) = match started {

@@ -5,14 +5,11 @@ use baton_ipc::control::{ErrorCode, Output, Reply};
 use baton_ipc::takeover::Message;
 
 use super::Role;
-use super::successor::{ANSWER, Driver, HANDING, Stage, Wishes};
+use super::successor::{ANSWER, Driver, HANDING, Stage, Why, Wishes};
 use crate::Error;
 use crate::control::ClientId;
 use crate::supervisor::{Phase, Supervisor};
 use crate::transfer::Purpose;
-
-/// The cause of a rollback that an operator has asked for.
-pub(super) const ROLLBACK: &str = "rollback";
 
 impl Supervisor<'_> {
     /// A rollback that an operator has asked for is not possible: everything stays here.
@@ -53,24 +50,24 @@ impl Supervisor<'_> {
         self.step(&format!("rolling back: {cause}"));
         // The incumbent calls off what is under way, and says when that has come to an end.
         self.transfers.retain(|transfer| transfer.purpose != Purpose::Takeover);
-        self.set_stage(Stage::Resuming { cause: cause.to_owned(), deadline: self.now + ANSWER });
+        self.set_stage(Stage::Resuming { why: Why::Failed(cause.to_owned()), deadline: self.now + ANSWER });
         self.take_role(Role::Incumbent);
         self.all_accept(false);
         self.say(&Message::Resume, &[]);
     }
 
-    pub(super) fn given_back(&mut self, cause: &str) {
+    pub(super) fn given_back(&mut self, why: &Why) {
         let Some(driver) = self.driver.take() else { return };
         self.transfers.retain(|transfer| transfer.purpose != Purpose::Takeover);
-        if cause == ROLLBACK {
-            let to = self.peer.as_ref().map_or_else(|| self.generation(), |peer| peer.generation.clone());
-            let client = driver.client;
-            let receipt = driver.finish(self.generation(), to, false);
-            self.reply(client, Reply::Done { output: Output::Takeover(Box::new(receipt)) });
-            self.shut_down(None);
-            return;
+        match why {
+            Why::Failed(cause) => self.fail(driver.client, cause),
+            Why::Asked => {
+                let to = self.peer.as_ref().map_or_else(|| self.generation(), |peer| peer.generation.clone());
+                let receipt = driver.finish(self.generation(), to, false);
+                self.reply(driver.client, Reply::Done { output: Output::Takeover(Box::new(receipt)) });
+                self.shut_down(None);
+            }
         }
-        self.fail(driver.client, cause);
     }
 
     pub(super) fn fail(&mut self, client: Option<ClientId>, cause: &str) {
@@ -92,7 +89,7 @@ impl Supervisor<'_> {
         if self.peer.as_ref().is_none_or(|peer| peer.role != Role::Kept) {
             return Err((ErrorCode::Failed, "no old generation was kept (`baton promote --keep-old`)".to_owned()));
         }
-        let stage = Stage::Resuming { cause: ROLLBACK.to_owned(), deadline: self.now + ANSWER };
+        let stage = Stage::Resuming { why: Why::Asked, deadline: self.now + ANSWER };
         self.driver = Some(Driver::begin(Some(client), Wishes::default(), stage, self.now));
         self.take_role(Role::Incumbent);
         self.all_accept(false);
@@ -152,10 +149,7 @@ impl Supervisor<'_> {
     /// A worker of ours has died while a takeover is under way.
     pub(crate) fn lost_a_worker(&mut self, slot: Slot, words: &str) {
         let ours = self.peer.as_ref().is_some_and(|peer| matches!(peer.role, Role::Incumbent | Role::Giving));
-        if !ours {
-            return;
-        }
-        if self.driver.is_some() {
+        if ours && self.driver.is_some() {
             self.roll_back(&format!("the new worker of slot {slot} died: {words}"));
         }
     }

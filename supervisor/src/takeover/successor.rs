@@ -10,7 +10,6 @@ use baton_ipc::scoreboard::{GAUGE_CONNECTIONS, GAUGE_LIMIT};
 use baton_ipc::takeover::Message;
 use baton_ipc::{Slot, fault};
 
-use super::rollback::ROLLBACK;
 use super::{ProbeJob, Role, budget};
 use crate::control::ClientId;
 use crate::settings::Takeover;
@@ -71,9 +70,18 @@ pub(super) enum Stage {
     /// The incumbent is to go, or to stay warm.
     Retiring { deadline: Instant },
     /// The incumbent is to accept again.
-    Resuming { cause: String, deadline: Instant },
+    Resuming { why: Why, deadline: Instant },
     /// The connections go back.
-    GivingBack { cause: String, deadline: Instant },
+    GivingBack { why: Why, deadline: Instant },
+}
+
+/// Why everything goes back.
+#[derive(Clone, Debug)]
+pub(super) enum Why {
+    /// An operator wants it.
+    Asked,
+    /// The takeover has failed, by this cause.
+    Failed(String),
 }
 
 impl Stage {
@@ -169,13 +177,13 @@ impl Supervisor<'_> {
             }
             (_, Message::Taken { lane, pauses }) => self.heard_taken(lane, &pauses),
             (Stage::Retiring { .. }, Message::Retired) => self.taken_over(),
-            (Stage::Resuming { cause, .. }, Message::Resumed { workers }) => {
-                let cause = cause.clone();
-                if workers.is_empty() && cause == ROLLBACK {
-                    return self.keep_serving("no worker serves there");
-                }
+            (Stage::Resuming { why: Why::Asked, .. }, Message::Resumed { workers }) if workers.is_empty() => {
+                self.keep_serving("no worker serves there");
+            }
+            (Stage::Resuming { why, .. }, Message::Resumed { workers }) => {
+                let why = why.clone();
                 driver.workers = workers;
-                driver.stage = Stage::GivingBack { cause, deadline: self.now + HANDING };
+                driver.stage = Stage::GivingBack { why, deadline: self.now + HANDING };
                 self.give_back();
             }
             (stage, other) => tracing::warn!(?stage, ?other, "an answer that nobody has asked for"),
@@ -206,12 +214,10 @@ impl Supervisor<'_> {
             }
             // It has nothing any more.
             Stage::Retiring { .. } => self.taken_over(),
-            Stage::Resuming { cause, .. } if cause == ROLLBACK => {
-                self.keep_serving("the old generation does not answer")
-            }
-            Stage::Resuming { cause, .. } | Stage::GivingBack { cause, .. } => {
-                let cause = cause.clone();
-                self.given_back(&cause);
+            Stage::Resuming { why: Why::Asked, .. } => self.keep_serving("the old generation does not answer"),
+            Stage::Resuming { why, .. } | Stage::GivingBack { why, .. } => {
+                let why = why.clone();
+                self.given_back(&why);
             }
         }
     }
@@ -250,8 +256,7 @@ impl Supervisor<'_> {
 
     fn pass_client(&self, who: Who) -> Result<OwnedFd, baton_ipc::ChannelError> {
         let (ours, theirs) = UnixStream::pair()?;
-        let mut workers = self.place(who.slot).workers();
-        let worker = workers.find(|worker| worker.pid == who.pid).ok_or(baton_ipc::ChannelError::Closed)?;
+        let worker = self.place(who.slot).find_worker(who.pid).ok_or(baton_ipc::ChannelError::Closed)?;
         worker.channel.send(&ToWorker::Admit, &[theirs.as_fd()])?;
         Ok(ours.into())
     }
@@ -318,9 +323,9 @@ impl Supervisor<'_> {
                 self.step(&format!("handover: {receipt}"));
                 self.verify();
             }
-            Stage::GivingBack { cause, .. } => {
-                let cause = cause.clone();
-                self.given_back(&cause);
+            Stage::GivingBack { why, .. } => {
+                let why = why.clone();
+                self.given_back(&why);
             }
             Stage::Preflight | Stage::Switching { .. } | Stage::Watching { .. } | Stage::Checking => {}
             Stage::Verifying | Stage::Retiring { .. } | Stage::Resuming { .. } => {}

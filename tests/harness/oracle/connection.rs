@@ -7,7 +7,7 @@ use nix::sys::epoll::EpollFlags;
 
 use super::character::{Character, Then};
 use super::expected::Expected;
-use super::frame::{self, push_masked};
+use super::frame;
 use super::handshake::{Refused, granted, push_request};
 use super::heartbeats::{Heartbeats, wall_ms};
 use super::inbox::Inbox;
@@ -16,6 +16,7 @@ use super::pen::Pen;
 use super::report::What;
 use super::scene::{SCRATCH, Scene};
 use super::wire::{Moved, Wire};
+use crate::harness::client::push_masked;
 
 /// The code that the crowd closes with.
 const NORMAL: u16 = 1000;

@@ -22,34 +22,6 @@ const LONGEST: usize = 4096;
 /// The longest payload of a control frame.
 pub(super) const LONGEST_CONTROL: usize = 125;
 
-/// Appends a client's frame.
-pub(super) fn push_masked(out: &mut Vec<u8>, first: u8, payload: &[u8], key: [u8; 4]) {
-    out.push(first);
-    match payload.len() {
-        n @ 0..126 => out.push(0x80 | n as u8),
-        n @ 126..65536 => {
-            out.push(0x80 | 126);
-            out.extend((n as u16).to_be_bytes());
-        }
-        n => {
-            out.push(0x80 | 127);
-            out.extend((n as u64).to_be_bytes());
-        }
-    }
-    out.extend(key);
-    let start = out.len();
-    out.extend_from_slice(payload);
-    // Four bytes at a time: big messages are masked in debug builds too.
-    let (words, rest) = out[start..].as_chunks_mut::<4>();
-    let word_key = u32::from_ne_bytes(key);
-    for word in words {
-        *word = (u32::from_ne_bytes(*word) ^ word_key).to_ne_bytes();
-    }
-    for (byte, key) in rest.iter_mut().zip(key) {
-        *byte ^= key;
-    }
-}
-
 /// What the server may send to the crowd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opcode {

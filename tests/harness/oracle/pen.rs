@@ -6,9 +6,10 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::expected::{Expected, ping_payload};
-use super::frame::{BEGIN_TEXT, CONTINUE, CONTINUE_LAST, LONGEST_CONTROL, PING, TEXT, push_masked};
+use super::frame::{BEGIN_TEXT, CONTINUE, CONTINUE_LAST, LONGEST_CONTROL, PING, TEXT};
 use super::outgoing::Outgoing;
 use super::text::Text;
+use crate::harness::client::push_masked;
 
 /// The pen for one act of one connection.
 pub(super) struct Pen<'a> {

@@ -1,19 +1,15 @@
 //! What the tasks of a worker share, without a process around it, for the tests of what needs no more.
 
-use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use baton_ipc::{Channel, Scoreboard, Side};
 use tempfile::TempDir;
-use tokio::sync::{Notify, watch};
 
-use super::{Shared, Standing};
-use crate::accept::Handshakes;
+use super::{Hooks, Shared};
 use crate::app::{App, Message, Session};
 use crate::backplane::{Embedded, Options};
-use crate::handoff::Lanes;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::settings::{Limits, Settings};
@@ -49,27 +45,9 @@ impl Worker {
         let board = Rc::new(Scoreboard::create(1).unwrap());
         let (supervisor, channel) = Channel::pair().unwrap();
         let host = Embedded::open(Options::of(&settings), board.clone(), 0, Side::A).unwrap();
-        let handshakes = Handshakes::new(settings.limits.max_handshakes);
         let hub = Hub::new(Echo, settings, Metrics::new(board, 0, Side::A), Box::new(host)).unwrap();
-        let shared = Shared {
-            hub: RefCell::new(hub),
-            handshakes,
-            max_descriptors: 1000,
-            slot: 0,
-            closing: watch::Sender::new(false),
-            leaving: watch::Sender::new(None),
-            emptied: Notify::new(),
-            settled: Notify::new(),
-            answered: Notify::new(),
-            lanes: Lanes::default(),
-            orphaned: Cell::new(false),
-            linked: Notify::new(),
-            beat: watch::Sender::new(0),
-            log_lines_dropped: || 0,
-            rest_logs: || {},
-            standing: RefCell::new(Standing::new()),
-            supervisor: channel,
-        };
+        let hooks = Hooks { log_lines_dropped: || 0, reopen_logs: || {}, rest_logs: || {} };
+        let shared = Shared::new(hub, 1000, 0, &hooks, channel);
         Worker { shared: Rc::new(shared), _supervisor: supervisor, _membership: membership, _dir: dir }
     }
 }
