@@ -23,10 +23,10 @@ const REMEMBERED_BRIEFLY: u64 = 60;
 /// How long the lease is held without being renewed, in milliseconds.
 const LEASE_MS: u64 = 3000;
 
-/// `KEYS`: the source's, then the sessions'. `ARGV`: the unit's number, how long to remember it, how long sessions live, the
-/// least that each count is after this (0: nothing is known of it), then for each session the messages to add. The
-/// answer: the counts; -1: not a count's key. Any other error undoes what was done. Both lists are MessagePack: text and
-/// single arguments cost more, and this is the hot path.
+/// `KEYS`: the source's, then the sessions'. `ARGV`: the unit's number, how long to remember it, how long sessions live, and
+/// two lists: for each session the messages to add, as text, and the least that its count is after this (0: nothing is
+/// known of it). The answer: the counts; -1: not a count's key. Any other error undoes what was done. Lists are
+/// MessagePack, one behind the other: single arguments cost more, and this is the hot path.
 const COMMIT: &str = r"
 local call, pcall = redis.call, redis.pcall
 local keys, args = KEYS, ARGV
@@ -42,16 +42,16 @@ local function odd(answer)
   return string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'not an integer', 1, true)
     or string.find(text, 'overflow', 1, true)
 end
-local counts, leasts = {}, cmsgpack.unpack(args[4])
+local counts, adds, leasts = {}, cmsgpack.unpack(args[4])
 for i = 2, #keys do
-  local key, by, least = keys[i], args[i + 3], leasts[i - 1]
+  local key, by, least = keys[i], adds[i - 1], leasts[i - 1]
   local count
   if by ~= '0' then
     count = pcall('INCRBY', key, by)
     if type(count) == 'table' then
       if not odd(count) then
         for j = 2, i - 1 do
-          if args[j + 3] ~= '0' and counts[j - 1] >= 0 then call('DECRBY', keys[j], args[j + 3]) end
+          if adds[j - 1] ~= '0' and counts[j - 1] >= 0 then call('DECRBY', keys[j], adds[j - 1]) end
         end
         return count
       end
@@ -192,24 +192,17 @@ impl Layout {
     /// Counts a unit. One without sessions changes nothing that matters, and shows whether Redis takes changes.
     pub(super) fn commit(&self, scripts: &Scripts, unit: &Unit) -> Cmd {
         let sessions = unit.items.len();
-        let mut command = Cmd::with_capacity(8 + 2 * sessions, 128 + 80 * sessions);
+        let mut command = Cmd::with_capacity(8 + sessions, 128 + 80 * sessions);
         command.arg("EVALSHA").arg(&scripts.commit).arg(1 + sessions);
         command.arg(self.source(unit.group, unit.id.source));
-        let (mut key, mut leasts) = (String::with_capacity(128), Vec::with_capacity(8 + 9 * sessions));
-        // Writing to memory does not fail.
-        let _ = rmp::encode::write_array_len(&mut leasts, sessions as u32);
+        let mut key = String::with_capacity(128);
         for item in &unit.items {
             key.clear();
             self.write_session(&mut key, &item.session);
             command.arg(&key);
-            let least = if item.floor == 0 { 0 } else { item.floor + item.by };
-            let _ = rmp::encode::write_uint(&mut leasts, least);
         }
         let remembered = if sessions == 0 { REMEMBERED_BRIEFLY } else { REMEMBERED };
-        command.arg(unit.id.number).arg(remembered).arg(self.session_ttl).arg(leasts);
-        for item in &unit.items {
-            command.arg(item.by);
-        }
+        command.arg(unit.id.number).arg(remembered).arg(self.session_ttl).arg(lists(unit));
         command
     }
 
@@ -237,6 +230,27 @@ impl Layout {
         command.arg(me).arg(at).arg(self.publish()).arg(self.channel()).arg(text);
         command
     }
+}
+
+/// The messages to add to each session of a unit, and the least that each count is after that.
+fn lists(unit: &Unit) -> Vec<u8> {
+    let length = unit.items.len() as u32;
+    let mut lists = Vec::with_capacity(16 + 16 * unit.items.len());
+    // Writing to memory does not fail.
+    let _ = rmp::encode::write_array_len(&mut lists, length);
+    let mut text = String::new();
+    for item in &unit.items {
+        text.clear();
+        let _ = write!(text, "{}", item.by);
+        // As text, which is what a command's argument is.
+        let _ = rmp::encode::write_str(&mut lists, &text);
+    }
+    let _ = rmp::encode::write_array_len(&mut lists, length);
+    for item in &unit.items {
+        let least = if item.floor == 0 { 0 } else { item.floor + item.by };
+        let _ = rmp::encode::write_uint(&mut lists, least);
+    }
+    lists
 }
 
 /// What Redis answers to a unit.
