@@ -78,6 +78,11 @@ pub(crate) const KEYS: &[Key] = &[
         Ok(())
     })
     .help("Web origins that may connect; may be repeated; without it: any"),
+    Key::list("trusted-proxies", Service, "PROXY", |c, v| {
+        c.worker.trusted_proxies = v.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        Ok(())
+    })
+    .help("Proxies whose X-Forwarded-For is believed: addresses, networks, unix; may be repeated; without it: none"),
     Key::one("heartbeat-interval", Service, "DURATION", |c, v| {
         c.worker.heartbeat_interval = duration(v, MS_100..=DAY)?;
         Ok(())

@@ -410,8 +410,8 @@ pub struct ConnectionRow {
     pub connection_id: String,
     /// Its session's token.
     pub session_uuid: String,
-    /// The client's address; empty for a Unix socket.
-    pub peer: String,
+    /// The client's address: with its port, or as a trusted proxy has told it; empty for a Unix socket.
+    pub client: String,
     /// Since the upgrade.
     pub age_seconds: f64,
     /// Messages received on it.
