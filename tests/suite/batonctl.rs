@@ -293,7 +293,7 @@ async fn connections_are_listed_in_the_order_asked_for() {
     let (_, listed) = rows(&service, &[]);
     for (row, client) in listed.iter().zip(&clients) {
         let MaybeTlsStream::Plain(stream) = client.socket.get_ref() else { panic!("TLS") };
-        assert_eq!(row.peer, stream.local_addr().expect("an address").to_string());
+        assert_eq!(row.client, stream.local_addr().expect("an address").to_string());
         let opened = service.log_lines().find(|line| line["connection_id"] == row.connection_id.as_str());
         let opened = opened.expect("the log names it");
         assert_eq!((&opened["message"], &opened["worker"]), (&json!("connection opened"), &json!(row.slot)));
