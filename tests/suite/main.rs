@@ -14,6 +14,7 @@ mod faults;
 mod floods;
 mod handoff;
 mod http;
+mod logs;
 mod nginx;
 mod oracle;
 mod page;
