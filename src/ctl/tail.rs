@@ -47,10 +47,10 @@ pub(super) fn tail(session: &mut Session, follow: bool, lines: usize, whose: Opt
     if !session.json {
         print(last_lines(&text, lines)).map_err(Error::Output)?;
     }
-    while follow {
-        if !pause(interrupts.as_ref()) {
-            break;
-        }
+    if !follow {
+        return Ok(());
+    }
+    while pause(interrupts.as_ref()) {
         match read(session, &mut client, whose, &mut marks) {
             Ok(text) if session.json || text.is_empty() => {}
             Ok(text) => print(&text).map_err(Error::Output)?,
