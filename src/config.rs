@@ -135,6 +135,7 @@ impl Config {
                 redis: None,
                 ws_base_url: String::new(),
                 allowed_origins: Vec::new(),
+                trusted_proxies: Vec::new(),
                 retry_spread: Duration::ZERO,
                 limits: baton_worker::Limits::default(),
             },

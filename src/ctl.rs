@@ -6,10 +6,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::thread;
-use std::time::Duration;
 
-use baton_ipc::Slot;
 use baton_ipc::control::{Command, ErrorCode, Link, Output, Relayed, Reply, Status};
 use baton_ipc::scoreboard::State;
 use clap::{CommandFactory, Parser};
@@ -21,16 +18,14 @@ pub(crate) mod interrupt;
 pub(crate) mod page;
 mod shell;
 mod table;
+mod tail;
 pub(crate) mod takeover;
 mod verbs;
 
 use client::{Client, Error};
-use interrupt::{Interrupts, Wait};
+use interrupt::Interrupts;
 use takeover::Tenths;
 use verbs::Verb;
-
-/// How often `tail --follow` looks for new lines.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the exit code says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +114,7 @@ impl Session {
     /// Runs one command and tells on standard error why it failed, if it did.
     fn run(&mut self, verb: &Verb) -> Exit {
         let outcome = match verb {
-            Verb::Tail { follow, lines, slot } => self.tail(*follow, *lines, *slot).map(|()| Exit::Ok),
+            Verb::Tail { follow, lines, slot } => tail::tail(self, *follow, *lines, *slot).map(|()| Exit::Ok),
             verb => self.ask(verb),
         };
         outcome.unwrap_or_else(|error| {
@@ -138,7 +133,7 @@ impl Session {
         let mut clients = Client::connect_all(&self.directories, self.color.as_deref())?;
         if clients.len() > 1 {
             clients = match verb {
-                Verb::Status => return Ok(clients),
+                Verb::Status | Verb::ReopenLogs => return Ok(clients),
                 Verb::Promote(_) => choose(clients, |status| status.phase == "standby")?,
                 Verb::Rollback => choose(clients, keeps_another)?,
                 _ => clients,
@@ -214,37 +209,6 @@ impl Session {
             (_, _) => Exit::Ok,
         })
     }
-
-    fn tail(&mut self, follow: bool, lines: usize, slot: Option<Slot>) -> Result<(), Error> {
-        let json = self.json;
-        let mut client = self.connect(&Verb::Tail { follow, lines, slot })?.remove(0);
-        let interrupts = if follow && self.interactive { Interrupts::catch().ok() } else { None };
-        let mut from = None;
-        loop {
-            let output = client.ask(Command::Tail { slot, from }, |line, _| if json { print(line) } else { Ok(()) })?;
-            let Output::Tail { text, next, missed } = output else {
-                return Err(Error::Foreign("no log lines in it".to_owned()));
-            };
-            if missed > 0 {
-                eprintln!("batonctl: {missed} bytes of log were overwritten before they could be read");
-            }
-            if !json {
-                let shown = if from.is_none() { last_lines(&text, lines) } else { &text };
-                print(shown).map_err(Error::Output)?;
-            }
-            if !follow {
-                return Ok(());
-            }
-            from = Some(next);
-            match &interrupts {
-                None => thread::sleep(FOLLOW_INTERVAL),
-                Some(interrupts) => match interrupts.pause(FOLLOW_INTERVAL) {
-                    Ok(Wait::Over) => {}
-                    Ok(Wait::Interrupted) | Err(_) => return Ok(()),
-                },
-            }
-        }
-    }
 }
 
 /// Of several, those whose status fits.
@@ -270,12 +234,6 @@ fn print(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// The end of a text of whole lines.
-fn last_lines(text: &str, lines: usize) -> &str {
-    let ends = text.rmatch_indices('\n').map(|(at, _)| at + 1);
-    ends.chain([0]).nth(lines).map_or(text, |start| &text[start..])
-}
-
 fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Unreachable(_) | Error::Silent | Error::Lost(_) => Exit::Unreachable,
@@ -298,14 +256,5 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         command().debug_assert();
-    }
-
-    #[test]
-    fn the_last_lines_of_a_log() {
-        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc\n");
-        assert_eq!(last_lines("a\nb\n", 2), "a\nb\n");
-        assert_eq!(last_lines("a\nb\n", 20), "a\nb\n");
-        assert_eq!(last_lines("a\nb\n", 0), "");
-        assert_eq!(last_lines("", 5), "");
     }
 }

@@ -25,6 +25,7 @@ mod sink;
 
 pub(crate) use filter::Filter;
 pub(crate) use line::Format;
+pub(crate) use sink::Rotation;
 
 use line::Process;
 use sink::Sink;
@@ -34,6 +35,11 @@ use sink::Sink;
 pub(crate) struct Settings {
     /// Where files go; none: standard error.
     pub(crate) directory: Option<PathBuf>,
+    /// When another file begins.
+    pub(crate) rotation: Rotation,
+    /// The most files of one process that are kept, the current one included: two at least; none: all. Nothing is removed
+    /// where files do not rotate.
+    pub(crate) keep: Option<usize>,
     /// How a line looks.
     pub(crate) format: Format,
     /// Which events get one.

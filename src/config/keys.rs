@@ -9,7 +9,7 @@ use baton_worker::redis::Address;
 use super::key::{Applied, Group, Key, Variable, systemd_directory, variable};
 use super::values::{self, MAX_SOCKET_PATH, directory, duration, number, optional, size, word};
 use super::{Config, directories};
-use crate::logging::Format;
+use crate::logging::{Format, Rotation};
 
 /// The setting of this name.
 pub(crate) fn find(name: &str) -> Option<&'static Key> {
@@ -78,6 +78,11 @@ pub(crate) const KEYS: &[Key] = &[
         Ok(())
     })
     .help("Web origins that may connect; may be repeated; without it: any"),
+    Key::list("trusted-proxies", Service, "PROXY", |c, v| {
+        c.worker.trusted_proxies = v.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        Ok(())
+    })
+    .help("Proxies whose X-Forwarded-For is believed: addresses, networks, unix; may be repeated; without it: none"),
     Key::one("heartbeat-interval", Service, "DURATION", |c, v| {
         c.worker.heartbeat_interval = duration(v, MS_100..=DAY)?;
         Ok(())
@@ -269,7 +274,21 @@ pub(crate) const KEYS: &[Key] = &[
         c.logging.directory = optional(v, directory)?;
         Ok(())
     })
-    .help("Daily files there instead of standard error"),
+    .help("Files there instead of standard error"),
+    Key::one("log-rotation", Logs, "WHEN", |c, v| {
+        let allowed = [("daily", Rotation::Daily), ("hourly", Rotation::Hourly), ("never", Rotation::Never)];
+        c.logging.rotation = word(v, &allowed)?;
+        Ok(())
+    })
+    .default("daily")
+    .help("When other log files begin: daily or hourly, by UTC; never, for logrotate"),
+    Key::one("log-keep", Logs, "N", |c, v| {
+        // One alone would be the one that is written.
+        c.logging.keep = optional(v, |text| number(text, 2..=100_000))?.map(|keep| keep as usize);
+        Ok(())
+    })
+    .default("30")
+    .help("The most log files kept of each process, if they rotate; none: all"),
     Key::one("log-format", Logs, "FORMAT", |c, v| {
         c.logging.format = word(v, &[("json", Format::Json), ("pretty", Format::Pretty)])?;
         Ok(())

@@ -167,19 +167,19 @@ fn connections(total: u64, rows: &[ConnectionRow], order: Order, colors: bool) -
         ("AGE", Align::Right),
         ("MESSAGES", Align::Right),
         ("QUEUED", Align::Right),
-        ("PEER", Align::Left),
+        ("CLIENT", Align::Left),
         ("SESSION", Align::Left),
         ("CONNECTION", Align::Left),
     ];
     let cells = |row: &ConnectionRow| -> Vec<Cell> {
-        let peer = if row.peer.is_empty() { "-" } else { row.peer.as_str() };
+        let client = if row.client.is_empty() { "-" } else { row.client.as_str() };
         let queued = format!("{} B", row.queued_bytes);
         vec![
             row.slot.into(),
             age(row.age_seconds).into(),
             row.messages.into(),
             queued.into(),
-            peer.into(),
+            client.into(),
             row.session_uuid.as_str().into(),
             row.connection_id.as_str().into(),
         ]
@@ -356,14 +356,14 @@ SLOT  STATE     PID  UPTIME  CONNECTIONS  MSG/S  MESSAGES  RESTARTS  LAST CAUSE
             slot: 2,
             connection_id: "c1".into(),
             session_uuid: "s1".into(),
-            peer: String::new(),
+            client: String::new(),
             age_seconds: 61.0,
             messages: 9,
             queued_bytes: 1024,
         };
         assert_eq!(
             connections(7, &[row], Order::Slowest, false),
-            "SLOT   AGE  MESSAGES  QUEUED  PEER  SESSION  CONNECTION\n   2  1m1s         9  1024 B  -     s1       c1\n1 of 7 connections, slowest first\n"
+            "SLOT   AGE  MESSAGES  QUEUED  CLIENT  SESSION  CONNECTION\n   2  1m1s         9  1024 B  -       s1       c1\n1 of 7 connections, slowest first\n"
         );
         assert_eq!(connections(0, &[], Order::Oldest, false), "0 of 0 connections, oldest first\n");
     }

@@ -177,7 +177,7 @@ fn complete(line: &str, slots: u16) -> (usize, Vec<String>) {
         Some("start" | "stop" | "restart" | "pid") => slot_words(slots),
         Some("signal") if before.split_whitespace().count() > 1 => slot_words(slots),
         Some("signal") => ["ABRT", "CONT", "KILL", "STOP"].map(str::to_owned).to_vec(),
-        Some("tail") => (0..slots).map(|slot| slot.to_string()).chain(["--follow".to_owned()]).collect(),
+        Some("tail") => slot_words(slots).into_iter().chain(["--follow".to_owned()]).collect(),
         Some("promote") => ["--canary", "--watch", "--keep-old"].map(str::to_owned).to_vec(),
         Some("connections") => ["--order", "oldest", "slowest", "biggest", "--limit"].map(str::to_owned).to_vec(),
         Some(_) => Vec::new(),

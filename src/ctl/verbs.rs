@@ -44,16 +44,19 @@ pub(super) enum Verb {
         #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SLOTS)))]
         workers: u16,
     },
-    /// Show the last log lines of the supervisor, or of a slot
+    /// Show the last log lines of the supervisor, of a slot, or of all
+    ///
+    /// They come out of memory, wherever the log goes: the last 64 KiB of each process, those of its predecessor included.
+    /// Older lines are in the files of log-dir, or in the journal.
     Tail {
-        /// Go on showing lines as they come
+        /// Go on showing lines as they come, also of the generation that takes over
         #[arg(short, long)]
         follow: bool,
         /// How many lines to begin with
         #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
         lines: usize,
-        /// The slot; without: the supervisor
-        slot: Option<Slot>,
+        /// A slot, or all with the supervisor; without: the supervisor
+        slot: Option<Slots>,
     },
     /// Send a signal to the workers of slots
     Signal {
@@ -63,7 +66,7 @@ pub(super) enum Verb {
         #[command(flatten)]
         slots: SlotArgs,
     },
-    /// Open log files anew, after they were rotated
+    /// Open log files anew, after they were rotated; of all generations, if there are two
     ReopenLogs,
     /// Show connections
     Connections {
@@ -148,7 +151,7 @@ fn order(text: &str) -> Result<Order, String> {
 }
 
 impl Verb {
-    /// What to ask; nothing for what this side does alone.
+    /// What to ask; nothing for what this side does alone, or asks for piece by piece.
     pub(super) fn request(&self) -> Result<Option<Command>, Error> {
         Ok(Some(match self {
             Verb::Status => Command::Status,
@@ -162,7 +165,6 @@ impl Verb {
             Verb::Upgrade => Command::Upgrade,
             Verb::Rebalance => Command::Rebalance,
             Verb::Scale { workers } => Command::Scale { workers: *workers },
-            Verb::Tail { slot, .. } => Command::Tail { slot: *slot, from: None },
             Verb::Signal { signal, slots } => {
                 let name = signal.to_ascii_uppercase();
                 let name = name.strip_prefix("SIG").unwrap_or(&name).to_owned();
@@ -180,7 +182,7 @@ impl Verb {
             }
             Verb::Shutdown => Command::Shutdown,
             Verb::Version => Command::Version,
-            Verb::Exit => return Ok(None),
+            Verb::Tail { .. } | Verb::Exit => return Ok(None),
         }))
     }
 }

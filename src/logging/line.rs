@@ -30,10 +30,10 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The beginning of its log files' names.
+    /// The beginning of its log files' names: none is the beginning of another one, since old files are found by it.
     pub(super) fn file_prefix(&self) -> String {
         match self.worker {
-            Some(slot) => format!("baton-{}-w{slot}", self.color),
+            Some(slot) => format!("baton-{}-w{slot:02}", self.color),
             None => format!("baton-{}-supervisor", self.color),
         }
     }

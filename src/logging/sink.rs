@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_appender::rolling::{self, RollingFileAppender};
 
 use super::Settings;
 use super::line::{Format, Process};
@@ -26,6 +26,18 @@ pub(super) fn count_dropped(lines: u64) {
 /// What [`count_dropped`] has counted.
 pub(super) fn counted() -> u64 {
     DROPPED.load(Ordering::Relaxed)
+}
+
+/// When another file begins. Days and hours are those of UTC, and are part of a file's name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    /// Every day.
+    #[default]
+    Daily,
+    /// Every hour.
+    Hourly,
+    /// Never: somebody else moves files away, and says so.
+    Never,
 }
 
 /// Takes whole lines and never fails.
@@ -54,8 +66,14 @@ impl Sink {
         let target = match &settings.directory {
             None => Target::Stderr(io::stderr()),
             Some(directory) => {
-                let builder = RollingFileAppender::builder().rotation(Rotation::DAILY);
+                let (rotation, keep) = match settings.rotation {
+                    Rotation::Daily => (rolling::Rotation::DAILY, settings.keep),
+                    Rotation::Hourly => (rolling::Rotation::HOURLY, settings.keep),
+                    Rotation::Never => (rolling::Rotation::NEVER, None),
+                };
+                let builder = RollingFileAppender::builder().rotation(rotation);
                 let builder = builder.filename_prefix(process.file_prefix()).filename_suffix("log");
+                let builder = keep.into_iter().fold(builder, rolling::Builder::max_log_files);
                 let file = builder.build(directory).map_err(|error| {
                     let reason =
                         std::error::Error::source(&error).map_or(error.to_string(), |source| source.to_string());
@@ -192,8 +210,36 @@ mod tests {
         let files: Vec<_> =
             std::fs::read_dir(directory.path().join("logs")).unwrap().map(|f| f.unwrap().path()).collect();
         let name = files[0].file_name().unwrap().to_str().unwrap();
-        assert!(files.len() == 1 && name.starts_with("baton-blue-w3.") && name.ends_with(".log"), "{files:?}");
+        assert!(files.len() == 1 && name.starts_with("baton-blue-w03.") && name.ends_with(".log"), "{files:?}");
         assert!(std::fs::read_to_string(&files[0]).unwrap().ends_with("line 98\nline 99\n"));
+    }
+
+    #[test]
+    fn old_files_of_the_same_process_are_removed_and_the_current_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let names = || {
+            let files = std::fs::read_dir(directory.path()).unwrap();
+            let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        let old = ["baton-blue-w01.2026-01-01.log", "baton-blue-w01.2026-01-02.log", "baton-blue-w10.2026-01-01.log"];
+        for name in old {
+            std::fs::write(directory.path().join(name), "old\n").unwrap();
+        }
+        let settings = Settings { directory: Some(directory.path().to_owned()), keep: Some(2), ..Settings::default() };
+        let process = Process { color: "blue".into(), worker: Some(1), pid: 1 };
+        for line in ["first\n", "second\n"] {
+            Sink::open(&settings, &process).unwrap().write_line(line);
+        }
+        let [current, other] = &names()[..] else { panic!("{:?}", names()) };
+        assert_eq!(other, old[2]);
+        assert_eq!(std::fs::read_to_string(directory.path().join(current)).unwrap(), "first\nsecond\n");
+
+        let settings = Settings { rotation: Rotation::Never, ..settings };
+        Sink::open(&settings, &process).unwrap().write_line("third\n");
+        assert_eq!(names().len(), 3, "nothing is removed");
+        assert_eq!(std::fs::read_to_string(directory.path().join("baton-blue-w01.log")).unwrap(), "third\n");
     }
 
     #[test]

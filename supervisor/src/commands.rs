@@ -6,7 +6,7 @@ use std::time::Duration;
 use baton_ipc::channel::{ChannelError, PROTOCOL_VERSION};
 use baton_ipc::control::{CONTROL_VERSION, Command, ErrorCode, Output, Reply};
 use baton_ipc::messages::{Question, ToWorker};
-use baton_ipc::{MAX_SLOTS, Slot as SlotId};
+use baton_ipc::{MAX_SLOTS, Side, Slot as SlotId};
 use nix::sys::signal::Signal;
 
 use crate::control::ClientId;
@@ -45,7 +45,7 @@ impl Supervisor<'_> {
             Command::Upgrade => self.upgrade(Some(client)).map(|()| None),
             Command::Rebalance => self.begin_rebalance(client).map(|()| None),
             Command::Scale { workers } => self.scale(Some(client), workers).map(|()| None),
-            Command::Tail { slot, from } => self.tail(slot, from).map(Some),
+            Command::Tail { slot, side, from } => self.tail(slot, side, from).map(Some),
             Command::Signal { signal, slots } => self.send_signal(&signal, &slots).map(Some),
             Command::ReopenLogs => {
                 self.reopen_logs();
@@ -224,11 +224,12 @@ impl Supervisor<'_> {
         Ok(Output::Pids { supervisor, workers: named.into_iter().map(|slot| (slot, pid(slot))).collect() })
     }
 
-    fn tail(&self, slot: Option<SlotId>, from: Option<u64>) -> Result<Output, Refusal> {
+    fn tail(&self, slot: Option<SlotId>, side: Option<Side>, from: Option<u64>) -> Result<Output, Refusal> {
         if let Some(slot) = slot.filter(|slot| usize::from(*slot) >= self.places.len()) {
             return Err((ErrorCode::NotFound, format!("there is no slot {slot}")));
         }
-        let tail = self.board.ring(slot, self.board.current(slot)).read(from);
+        let side = side.unwrap_or_else(|| self.board.current(slot));
+        let tail = self.board.ring(slot, side).read(from);
         Ok(Output::Tail { text: tail.text, next: tail.next, missed: tail.missed })
     }
 

@@ -137,8 +137,8 @@ mod tests {
     use super::*;
 
     fn row(slot: SlotId, age_seconds: f64, messages: u64) -> ConnectionRow {
-        let (connection_id, session_uuid, peer) = (String::new(), String::new(), String::new());
-        ConnectionRow { slot, connection_id, session_uuid, peer, age_seconds, messages, queued_bytes: 0 }
+        let (connection_id, session_uuid, client) = (String::new(), String::new(), String::new());
+        ConnectionRow { slot, connection_id, session_uuid, client, age_seconds, messages, queued_bytes: 0 }
     }
 
     fn reached(connections: u64, relayed: Option<Relayed>) -> Answer {

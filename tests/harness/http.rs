@@ -63,7 +63,12 @@ impl Http {
     /// Connects.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Http {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("a connection");
+        Http::over(TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("a connection"))
+    }
+
+    /// Over this socket.
+    #[track_caller]
+    pub fn over(stream: TcpStream) -> Http {
         stream.set_read_timeout(Some(SOON)).expect("a socket");
         Http(BufReader::new(stream))
     }
@@ -117,7 +122,8 @@ impl Http {
     }
 }
 
-fn parse(text: &str) -> Option<Answer> {
+/// A whole answer.
+pub fn parse(text: &str) -> Option<Answer> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     Some(Answer { status, head: head.to_owned(), body: body.to_owned() })

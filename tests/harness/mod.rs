@@ -8,6 +8,7 @@ pub mod example;
 pub mod http;
 pub mod lmdb;
 pub mod mount;
+pub mod netns;
 pub mod nginx;
 pub mod oracle;
 pub mod procfs;
@@ -15,6 +16,7 @@ pub mod redis;
 pub mod runners;
 pub mod service;
 pub mod terminal;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};

@@ -293,7 +293,7 @@ async fn connections_are_listed_in_the_order_asked_for() {
     let (_, listed) = rows(&service, &[]);
     for (row, client) in listed.iter().zip(&clients) {
         let MaybeTlsStream::Plain(stream) = client.socket.get_ref() else { panic!("TLS") };
-        assert_eq!(row.peer, stream.local_addr().expect("an address").to_string());
+        assert_eq!(row.client, stream.local_addr().expect("an address").to_string());
         let opened = service.log_lines().find(|line| line["connection_id"] == row.connection_id.as_str());
         let opened = opened.expect("the log names it");
         assert_eq!((&opened["message"], &opened["worker"]), (&json!("connection opened"), &json!(row.slot)));
@@ -467,6 +467,46 @@ fn the_log_of_a_slot_outlives_its_workers() {
     assert_eq!(slot.wait_for("drained")["worker"], 1);
     assert!(ctl(&service, &["tail", "1"], 0).contains("drained"), "also of a slot that is down");
     assert!(ctl(&service, &["tail", "9"], 1).contains("there is no slot 9"));
+}
+
+#[test]
+fn the_log_is_followed_over_restarts_and_takeovers() {
+    let builder = Builder::new().with("--workers", 2);
+    let mut blue = builder.clone().with("--color", "blue").start();
+    // Whoever is there, as an operator types it.
+    let mut all = Follower::start(&blue, &["tail", "-f", "-n", "0", "all"]);
+    let mut slot = Follower::start(&blue, &["tail", "-f", "1"]);
+    slot.wait_for("ready");
+    ctl(&blue, &["restart", "1"], 0);
+    // Both sides of the slot: the new worker, and the last words of the old one.
+    let fresh = slot.wait_for("ready");
+    assert_eq!(slot.wait_for("drained")["worker"], 1);
+    let relief = all.wait_for("worker started to relieve the one that serves");
+    assert_eq!(relief["pid"], fresh["pid"]);
+
+    let green = builder.with("--color", "green").with("--takeover", "now").spawn();
+    assert!(blue.wait(SOON).success());
+    let ready = slot.wait_for("ready");
+    assert_eq!((&ready["color"], &ready["worker"]), (&json!("green"), &json!(1)), "{ready}");
+    ctl(&green, &["signal", "KILL", "0"], 0);
+    let died = all.wait_for("worker died");
+    assert_eq!((&died["color"], &died["slot"]), (&json!("green"), &json!(0)), "{died}");
+    ctl(&green, &["shutdown"], 0);
+    // In the order of their times, the supervisor's and the workers' together.
+    let text = ctl(&green, &["tail", "-n", "1000", "all"], 4);
+    assert!(text.contains("no supervisor answers"), "{text}");
+}
+
+#[test]
+fn the_log_of_all_is_in_order() {
+    let service = workers(3);
+    ctl(&service, &["restart", "0", "2"], 0);
+    let text = ctl(&service, &["tail", "-n", "1000", "all"], 0);
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(lines.is_sorted_by_key(|line| line["timestamp"].as_str().expect("text").to_owned()), "{text}");
+    let ready = lines.iter().filter(|line| line["message"] == "ready").count();
+    assert_eq!(ready, 5, "{text}");
+    assert_eq!(ctl(&service, &["tail", "-n", "2", "all"], 0).lines().count(), 2);
 }
 
 #[test]

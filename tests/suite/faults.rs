@@ -350,7 +350,7 @@ fn usr1_opens_the_log_files_anew() {
     let status = within(Duration::from_secs(20), "the end", || child.try_wait().expect("a child of ours"));
     assert!(status.success());
     for slot in 0..4 {
-        let new = text(&format!("-w{slot}"));
+        let new = text(&format!("-w{slot:02}"));
         assert!(new.contains("\"draining\"") && !new.contains("\"ready\""), "{new}");
     }
     assert!(text("-supervisor").contains("\"draining\""));

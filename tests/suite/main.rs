@@ -14,6 +14,8 @@ mod faults;
 mod floods;
 mod handoff;
 mod http;
+mod logs;
+mod nginx;
 mod oracle;
 mod page;
 mod promote;

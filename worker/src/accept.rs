@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use tokio::task::AbortHandle;
 use crate::app::App;
 use crate::http;
 use crate::metrics::{Gauge, Refused, Single};
+use crate::proxies::Peer;
 use crate::worker::Shared;
 
 /// Descriptors kept for what is not a client: epolls, the store, logs, the channel to the supervisor.
@@ -86,8 +86,8 @@ impl Handshakes {
 /// process.
 pub(crate) struct Handshake<A: App> {
     pub(crate) shared: Rc<Shared<A>>,
-    /// The client's address, if it has one.
-    pub(crate) peer: Option<SocketAddr>,
+    /// Who has connected: the client, or a proxy.
+    pub(crate) peer: Peer,
     id: u64,
 }
 
@@ -121,19 +121,16 @@ pub(crate) async fn accept<A: App>(shared: Rc<Shared<A>>, listener: Listener) ->
     match listener.endpoint {
         Endpoint::Tcp(_) => {
             let socket = TcpListener::from_std(listener.socket.into())?;
-            accept_from(shared, async || socket.accept().await.map(|(stream, peer)| (stream, Some(peer)))).await
+            accept_from(shared, async || socket.accept().await.map(|(stream, peer)| (stream, Peer::Tcp(peer)))).await
         }
         Endpoint::Unix(_) => {
             let socket = UnixListener::from_std(listener.socket.into())?;
-            accept_from(shared, async || socket.accept().await.map(|(stream, _)| (stream, None))).await
+            accept_from(shared, async || socket.accept().await.map(|(stream, _)| (stream, Peer::Unix))).await
         }
     }
 }
 
-async fn accept_from<A, S>(
-    shared: Rc<Shared<A>>,
-    next: impl AsyncFn() -> io::Result<(S, Option<SocketAddr>)>,
-) -> io::Result<()>
+async fn accept_from<A, S>(shared: Rc<Shared<A>>, next: impl AsyncFn() -> io::Result<(S, Peer)>) -> io::Result<()>
 where
     A: App,
     S: IntoSocket + 'static,
@@ -183,17 +180,16 @@ pub(crate) fn admit_moved<A: App>(shared: &Rc<Shared<A>>, socket: OwnedFd, unrea
     let socket = Socket::from(socket);
     socket.set_nonblocking(true)?;
     if socket.domain()? == Domain::UNIX {
-        admit(shared, UnixStream::from_std(socket.into())?, None, unread);
+        admit(shared, UnixStream::from_std(socket.into())?, Peer::Unix, unread);
     } else {
         let stream = TcpStream::from_std(socket.into())?;
-        // Who has left meanwhile has none.
-        let peer = stream.peer_addr().ok();
+        let peer = stream.peer_addr().map_or(Peer::Gone, Peer::Tcp);
         admit(shared, stream, peer, unread);
     }
     Ok(())
 }
 
-fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer: Option<SocketAddr>, unread: Vec<u8>) {
+fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer: Peer, unread: Vec<u8>) {
     let handshakes = &shared.handshakes;
     let metrics = shared.hub.borrow().metrics.clone();
     let id = handshakes.next.get();

@@ -17,6 +17,7 @@ use hyper::{Method, Request, StatusCode, Version};
 
 use crate::accept::Handshake;
 use crate::app::App;
+use crate::proxies::Client;
 use crate::token::Token;
 use crate::worker::Shared;
 use connection::Progress;
@@ -33,7 +34,8 @@ fn answer<A: App>(handshake: &Handshake<A>, progress: &Progress, request: Reques
     let Handshake { shared, peer, .. } = handshake;
     progress.has_body.set(!request.body().is_end_stream());
     let request_id = request_id(&request);
-    let mut response = route(shared, progress, &request, &request_id);
+    let client = Client::of(*peer, request.headers(), &shared.hub.borrow().settings.trusted_proxies);
+    let mut response = route(shared, progress, &request, &request_id, client);
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, header_value(&request_id));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -45,13 +47,20 @@ fn answer<A: App>(handshake: &Handshake<A>, progress: &Progress, request: Reques
         path = request.uri().path(),
         status,
         %request_id,
-        peer = peer.map(|peer| peer.to_string()),
+        %client,
+        tls = client.tls,
         "request"
     );
     response
 }
 
-fn route<A: App>(shared: &Shared<A>, progress: &Progress, request: &Request<Incoming>, request_id: &Token) -> Response {
+fn route<A: App>(
+    shared: &Shared<A>,
+    progress: &Progress,
+    request: &Request<Incoming>,
+    request_id: &Token,
+    client: Client,
+) -> Response {
     if !names_its_host(request) {
         return error::error(StatusCode::BAD_REQUEST, "bad_request", "HTTP/1.1 requires exactly one Host field");
     }
@@ -59,7 +68,7 @@ fn route<A: App>(shared: &Shared<A>, progress: &Progress, request: &Request<Inco
     let page: fn(&Shared<A>) -> Response = match path {
         "/ws/chat/" => {
             return match *request.method() {
-                Method::GET => upgrade::upgrade(shared, progress, request, request_id),
+                Method::GET => upgrade::upgrade(shared, progress, request, request_id, client),
                 _ => error::method_not_allowed("GET"),
             };
         }

@@ -25,6 +25,7 @@ use crate::connection::{Bounds, Flow, Inbox, Incoming, Violation};
 use crate::frame::{self, Kind};
 use crate::heartbeat::wall_ms;
 use crate::metrics::{Closes, Errors, Gauge, Metrics, Single};
+use crate::proxies::Client;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
 use crate::slab::{Connection, Hold, Phase, Received};
@@ -113,6 +114,7 @@ pub(crate) struct Upgraded {
     pub(crate) socket: OwnedFd,
     pub(crate) token: Token,
     pub(crate) request_id: Token,
+    pub(crate) client: Client,
     /// The client named its session.
     pub(crate) resumed: bool,
     /// What arrived behind the request's head.
@@ -250,6 +252,7 @@ impl<A: App> Hub<A> {
             beat_ms: wall_ms(),
             token: upgraded.token,
             request_id: upgraded.request_id,
+            forwarded: upgraded.client.forwarded.map(Box::new),
             inbox: Inbox::default(),
             output: None,
             rooms: None,
@@ -259,6 +262,7 @@ impl<A: App> Hub<A> {
             connection_id = connection.name(),
             session_uuid = %connection.token,
             request_id = %connection.request_id,
+            client = %upgraded.client,
             "connection opened"
         );
         self.metrics.add(Single::Opened, 1);

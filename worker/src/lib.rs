@@ -5,6 +5,7 @@
 //! | `worker` | the runtime, its tasks, the line to the supervisor |
 //! | `accept` | listeners, descriptors, how many HTTP connections there may be |
 //! | `http` | the routes, and connections until they are over or WebSockets |
+//! | `proxies` | who a client is when proxies stand before us |
 //! | `handoff` | how connections pass from one worker process to another |
 //! | `hub` | all WebSockets and the turn of the event loop |
 //! | `connection` | the WebSocket protocol, sans I/O |
@@ -28,6 +29,7 @@ mod hub;
 mod listing;
 mod memory;
 mod metrics;
+mod proxies;
 mod readable;
 pub mod redis;
 mod rooms;
@@ -41,6 +43,7 @@ mod worker;
 pub mod fuzzing;
 
 pub use app::{App, Message, Reply, Session};
+pub use proxies::Proxy;
 pub use settings::{Limits, Settings};
 pub use token::Token;
 pub use worker::{Hooks, run};

@@ -1,7 +1,5 @@
 //! What an operator sees of connections, and of the backplane.
 
-use std::net::SocketAddr;
-
 use baton_ipc::Slot;
 use baton_ipc::control::{BackplaneRow, ConnectionRow, Link, Order};
 use baton_ipc::messages::Answer;
@@ -10,6 +8,7 @@ use baton_ipc::scoreboard::monotonic_ms;
 use crate::app::App;
 use crate::hub::Hub;
 use crate::metrics::{Gauge, Single};
+use crate::proxies::Peer;
 use crate::slab::Connection;
 use crate::worker::Standing;
 
@@ -30,7 +29,7 @@ pub(crate) fn connections<A: App>(hub: &Hub<A>, slot: Slot, order: Order, limit:
         slot,
         connection_id: connection.name(),
         session_uuid: connection.token.to_string(),
-        peer: peer(connection).map_or_else(String::new, |peer| peer.to_string()),
+        client: client(connection),
         age_seconds: now.saturating_sub(connection.opened_ms) as f64 / 1000.0,
         messages: connection.received,
         queued_bytes: waiting(connection) as u64,
@@ -39,9 +38,14 @@ pub(crate) fn connections<A: App>(hub: &Hub<A>, slot: Slot, order: Order, limit:
     Answer::Connections { total, rows: all.into_iter().take(limit.min(MAX_ROWS)).map(row).collect() }
 }
 
-/// Asked of the kernel: it is rarely wanted, and every connection would have to keep it.
-fn peer<S>(connection: &Connection<S>) -> Option<SocketAddr> {
-    socket2::SockRef::from(&connection.socket).peer_addr().ok()?.as_socket()
+/// The address of the client. Without a proxy the kernel is asked: it is rarely wanted, and every connection would have to
+/// keep it.
+fn client<S>(connection: &Connection<S>) -> String {
+    let peer = || socket2::SockRef::from(&connection.socket).peer_addr().ok()?.as_socket();
+    match &connection.forwarded {
+        Some(address) => address.to_string(),
+        None => peer().map_or_else(String::new, |peer| Peer::Tcp(peer).to_string()),
+    }
 }
 
 /// The backplane as this worker sees it.

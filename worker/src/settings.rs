@@ -28,6 +28,8 @@ pub struct Settings {
     pub ws_base_url: String,
     /// Values of `Origin` that may upgrade; empty: any.
     pub allowed_origins: Vec<String>,
+    /// Who is believed when it says for whom it sends a request; empty: nobody.
+    pub trusted_proxies: Vec<crate::Proxy>,
     /// Reconnect hints are spread evenly over this time.
     pub retry_spread: Duration,
     /// What one client, and all of them together, may use.

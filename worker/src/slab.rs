@@ -1,6 +1,7 @@
 //! The WebSockets of one worker: plain values in a slab, registered with one inner epoll.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
@@ -73,6 +74,8 @@ pub(crate) struct Connection<S> {
     pub(crate) beat_ms: u64,
     pub(crate) token: Token,
     pub(crate) request_id: Token,
+    /// The client's address, where a trusted proxy has told it; otherwise the kernel knows.
+    pub(crate) forwarded: Option<Box<IpAddr>>,
     pub(crate) inbox: Inbox,
     pub(crate) output: Option<Box<Output>>,
     pub(crate) rooms: Joined,

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The version of what crosses here. A packet of another version is refused, never guessed at.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// The version that this process speaks: a build with debug assertions can be told to pretend that it is another one.
 pub fn version() -> u16 {

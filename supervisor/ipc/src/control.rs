@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::inheritance::Endpoint;
-use crate::scoreboard::{Cause, Slot, State};
+use crate::scoreboard::{Cause, Side, Slot, State};
 
 /// The version of the control protocol.
 pub const CONTROL_VERSION: u16 = 1;
@@ -85,6 +85,10 @@ pub enum Command {
         /// Whose; none: the supervisor's own.
         #[serde(default)]
         slot: Option<Slot>,
+        /// Which of the two rings of this place, since the one that is current changes when another process takes the
+        /// place; none: the current one.
+        #[serde(default)]
+        side: Option<Side>,
         /// The position to read from, as an earlier answer gave it; none: as far back as there is.
         #[serde(default)]
         from: Option<u64>,
@@ -410,8 +414,8 @@ pub struct ConnectionRow {
     pub connection_id: String,
     /// Its session's token.
     pub session_uuid: String,
-    /// The client's address; empty for a Unix socket.
-    pub peer: String,
+    /// The client's address: with its port, or as a trusted proxy has told it; empty for a Unix socket.
+    pub client: String,
     /// Since the upgrade.
     pub age_seconds: f64,
     /// Messages received on it.

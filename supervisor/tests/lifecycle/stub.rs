@@ -142,7 +142,7 @@ fn answer(slot: Slot, question: Question) -> Answer {
                 slot,
                 connection_id: format!("c{slot}"),
                 session_uuid: "s".into(),
-                peer: String::new(),
+                client: String::new(),
                 age_seconds: 1.0,
                 messages: slot.into(),
                 queued_bytes: 0,

@@ -1,13 +1,13 @@
 //! With nginx in between, clients notice as little.
 
 use super::{Succession, builder, crowd};
-use crate::harness::nginx::Nginx;
+use crate::harness::nginx::Site;
 use crate::harness::{Oracle, seed};
 
 #[tokio::test]
 async fn through_nginx_nobody_notices_either() {
     let mut generations = Succession::begin(builder());
-    let nginx = Nginx::start(generations.serving.address);
+    let nginx = Site::of(generations.serving.address).without_limits().start();
     // All of them take part. Slow readers have nginx's buffers before them, which hold all that these leave unread.
     let oracle = Oracle::start(nginx.address, crowd(300), seed());
     generations.advance_often(&oracle).await;

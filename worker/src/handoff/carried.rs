@@ -1,5 +1,6 @@
 //! A connection as bytes.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ pub(crate) struct Carried {
     pub(crate) beat_ms: u64,
     pub(crate) token: Token,
     pub(crate) request_id: Token,
+    pub(crate) forwarded: Option<Box<IpAddr>>,
     pub(crate) inbox: Inbox,
     /// What the client has not taken yet, and since when.
     pub(crate) unsent: Option<(Vec<u8>, u64)>,

@@ -110,7 +110,7 @@ pub(crate) async fn serve<A: App>(handshake: Handshake<A>, socket: impl IntoSock
     let (socket, rest) = io.into_parts();
     let unread = [read_buf, rest].concat();
     match (outcome, progress.accepted.take()) {
-        (Err(error), _) => tracing::debug!(%error, ?peer, "an HTTP connection ended early"),
+        (Err(error), _) => tracing::debug!(%error, %peer, "an HTTP connection ended early"),
         (Ok(Some(departures)), _) => depart(&departures, handshake, socket, unread),
         (Ok(None), Some(accepted)) => upgrade::adopt(&shared, accepted, socket, unread),
         // hyper has shut it down.

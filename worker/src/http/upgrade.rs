@@ -11,6 +11,7 @@ use crate::accept::IntoSocket;
 use crate::app::App;
 use crate::hub;
 use crate::metrics::Refused;
+use crate::proxies::Client;
 use crate::token::Token;
 use crate::worker::Shared;
 
@@ -28,6 +29,7 @@ struct Refusal {
 pub(super) struct Accepted {
     token: Token,
     request_id: Token,
+    client: Client,
     /// The client named its session.
     resumed: bool,
 }
@@ -38,22 +40,23 @@ pub(super) fn upgrade<A: App>(
     progress: &Progress,
     request: &Request<Incoming>,
     request_id: &Token,
+    client: Client,
 ) -> Response {
     let (mut response, (token, resumed)) = match examine(shared, request) {
         Ok(accepted) => accepted,
         Err(refusal) => return refuse(shared, refusal),
     };
     response.headers_mut().insert(SESSION, header_value(&token));
-    progress.accepted.set(Some(Accepted { token, request_id: request_id.clone(), resumed }));
+    progress.accepted.set(Some(Accepted { token, request_id: request_id.clone(), client, resumed }));
     response
 }
 
 /// Gives a WebSocket to the hub. Its 101 is out, and `early` is what came behind the request.
 pub(super) fn adopt<A: App>(shared: &Shared<A>, accepted: Accepted, socket: impl IntoSocket, early: Vec<u8>) {
-    let Accepted { token, request_id, resumed } = accepted;
+    let Accepted { token, request_id, client, resumed } = accepted;
     let adopted = socket.into_socket().and_then(|socket| {
         let mut hub = shared.hub.borrow_mut();
-        hub.adopt(hub::Upgraded { socket, token, request_id, resumed, early })
+        hub.adopt(hub::Upgraded { socket, token, request_id, client, resumed, early })
     });
     if let Err(error) = adopted {
         tracing::warn!(%error, "a WebSocket was lost right after its handshake");

@@ -65,6 +65,7 @@ fn settings(state_dir: &Path) -> Settings {
         redis: None,
         ws_base_url: "ws://localhost:8000".to_owned(),
         allowed_origins: Vec::new(),
+        trusted_proxies: Vec::new(),
         retry_spread: Duration::from_secs(5),
         limits: Limits::default(),
     }
