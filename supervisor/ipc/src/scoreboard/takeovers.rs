@@ -130,7 +130,7 @@ mod tests {
         for (word, n) in all().zip(1..) {
             assert_eq!(word.get(), n);
         }
-        assert_eq!(board.takeovers(Side::A).ended(), (1..=7).sum());
+        assert_eq!(board.takeovers(Side::A).ended(), (1..=7).sum::<u64>());
         assert_eq!((board.id(), board.started_ms(), board.slots()), (id, started, 1));
         assert_eq!((board.current(None), board.ring(None, Side::A).read(None).text.len()), (Side::A, 0));
         assert_eq!(board.row(0, Side::A).pid(), Some(7));
