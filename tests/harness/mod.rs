@@ -11,6 +11,7 @@ pub mod mount;
 pub mod nginx;
 pub mod oracle;
 pub mod procfs;
+pub mod prometheus;
 pub mod redis;
 pub mod runners;
 pub mod service;
