@@ -29,7 +29,7 @@ dev: ## run in the foreground: debug build, readable log
 test: ## everything: unit, property and whole-process tests (installs what is missing)
 	@scripts/test.sh
 
-lint: ## formatting, clippy, layering, shell scripts (installs what is missing)
+lint: ## formatting, clippy, layering, shell scripts, alerts (installs what is missing)
 	@scripts/lint.sh
 
 bench: ## speed and memory beside a bare epoll loop and two published servers

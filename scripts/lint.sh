@@ -2,7 +2,7 @@
 # Everything that can be said of the code without running it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/needs.sh cc=gcc shellcheck=shellcheck nginx=nginx openssl=openssl
+scripts/needs.sh cc=gcc shellcheck=shellcheck nginx=nginx openssl=openssl promtool=prometheus
 step() { printf '%s\n' "-- $*"; }
 
 step formatting
@@ -17,6 +17,9 @@ step shell
 shellcheck --external-sources scripts/*.sh .ci/run
 step nginx
 scripts/nginx-check.sh
+step alerts
+promtool check config --lint=all --lint-fatal monitoring/prometheus.yml >/dev/null
+promtool test rules monitoring/alerting/tests/*.yml >/dev/null
 if command -v cargo-deny >/dev/null; then
   step 'licences, bans and sources of dependencies'
   cargo deny --log-level error --offline check bans licenses sources

@@ -145,7 +145,7 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         let (board, peer) = match joined {
             Some(Joined { channel, incumbent, board, .. }) => {
-                let peer = Peer { channel, generation: incumbent, role: Role::Incumbent };
+                let peer = Peer { channel, generation: incumbent, role: Role::Incumbent, tallied: 0 };
                 (board, Some(peer))
             }
             None => {

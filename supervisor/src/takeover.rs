@@ -31,6 +31,7 @@ mod plan;
 mod probe;
 mod rollback;
 mod successor;
+mod tally;
 mod upgrade;
 
 use baton_ipc::control::{Generation, PeerStatus};
@@ -52,6 +53,8 @@ pub(crate) struct Peer {
     pub(crate) channel: Channel,
     pub(crate) generation: Generation,
     pub(crate) role: Role,
+    /// How many takeovers its side of the scoreboard had counted when it came in; 0 for an incumbent.
+    pub(crate) tallied: u64,
 }
 
 /// What the other generation is to this one.
@@ -142,6 +145,7 @@ impl Supervisor<'_> {
                 ) => tracing::error!(%error, "the other generation says what cannot be understood"),
                 Err(error @ (ChannelError::Closed | ChannelError::Io(_))) => {
                     let Some(peer) = self.peer.take() else { return };
+                    self.tally_loss(&peer);
                     let color = peer.generation.color;
                     tracing::warn!(color, pid = peer.generation.pid, %error, "the other generation is gone");
                     match peer.role {

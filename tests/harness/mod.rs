@@ -12,6 +12,7 @@ pub mod netns;
 pub mod nginx;
 pub mod oracle;
 pub mod procfs;
+pub mod prometheus;
 pub mod redis;
 pub mod runners;
 pub mod service;

@@ -13,6 +13,7 @@
 //! | `backplane` | what workers share: counts and publications |
 //! | [`redis`] | where Redis is, and the connections to it |
 //! | [`store`] | the files of the embedded backplane, before anybody opens them |
+//! | `metrics`, `usage` | the numbers on the scoreboard, and what the process takes |
 //! | [`app`] | what a service does with its messages |
 #![deny(unsafe_code)]
 
@@ -37,6 +38,7 @@ mod settings;
 mod slab;
 pub mod store;
 pub mod token;
+mod usage;
 mod worker;
 
 #[cfg(fuzzing)]

@@ -1,4 +1,8 @@
 //! The one table of metrics: what the numbers on the scoreboard mean, and their names for Prometheus.
+//!
+//! Of two generations that share a scoreboard one may be another build. So what a number means never changes: new ones
+//! come after all others (or the scoreboard gets a new layout, and generations of both builds cannot take over from each
+//! other).
 
 mod exposition;
 
@@ -10,7 +14,7 @@ use baton_ipc::{Scoreboard, Side, Slot};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use exposition::encode;
+pub(crate) use exposition::{About, encode};
 
 /// A family of counters: one number a label value.
 #[derive(Debug)]
@@ -94,7 +98,7 @@ labelled! {
         Connections = "connections", Limit = "limit", Buffered = "buffered", StoreOk = "store_ok",
         HeartbeatLag = "heartbeat_lag", Startup = "startup", AcceptPaused = "accept_paused", Handshakes = "handshakes",
         Degraded = "degraded", DegradedWhy = "degraded_why", DegradedSince = "degraded_since", Pending = "pending",
-        LeaseHeld = "lease_held",
+        LeaseHeld = "lease_held", OpenFds = "open_fds", MaxFds = "max_fds", Resident = "resident",
     }
 }
 
@@ -186,6 +190,25 @@ pub(crate) static GAUGE_NAMES: [(Gauge, &str, &str, f64); 10] = [
     ),
 ];
 
+/// Name, help and factor to the unit of the name, of the gauges that each slot has for itself.
+pub(crate) static SLOT_GAUGES: [(Gauge, &str, &str, f64); 4] = [
+    (Gauge::Connections, "worker_connections_active", "WebSockets open now", 1.0),
+    (Gauge::OpenFds, "worker_open_fds", "Open file descriptors", 1.0),
+    (Gauge::MaxFds, "worker_max_fds", "File descriptors that may be open", 1.0),
+    (
+        Gauge::Resident,
+        "worker_resident_memory_bytes",
+        "Resident memory, pages shared with other processes included",
+        1.0,
+    ),
+];
+
+/// The same of its counters, by their place.
+pub(crate) static SLOT_COUNTERS: [(usize, &str, &str, f64); 2] = [
+    (MESSAGES.first + Messages::Received as usize, "worker_messages_received", "Messages received", 1.0),
+    (CPU_US, "worker_cpu_seconds", "User and system CPU time", 1e-6),
+];
+
 pub(crate) static DURATION: Histogram = Histogram {
     name: "websocket_message_duration_seconds",
     help: "From reading a message to its reply being written, commit included",
@@ -233,7 +256,10 @@ pub(crate) static PAUSE: Histogram = Histogram {
     bounds: &[1_000_000, 2_500_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000, 100_000_000, 1_000_000_000],
 };
 
-const _: () = assert!(PAUSE.first + PAUSE.bounds.len() + 2 <= COUNTERS);
+/// Microseconds of CPU time that workers have used.
+const CPU_US: usize = PAUSE.first + PAUSE.bounds.len() + 2;
+
+const _: () = assert!(CPU_US < COUNTERS);
 const _: () = assert!(Gauge::LABELS.len() <= GAUGES && Gauge::Connections as usize == GAUGE_CONNECTIONS);
 const _: () = assert!(Gauge::Limit as usize == GAUGE_LIMIT);
 
@@ -306,6 +332,10 @@ impl Metrics {
         self.row().gauge(gauge as usize).set(value);
     }
 
+    pub(crate) fn cpu(&self, used: Duration) {
+        self.row().counter(CPU_US).add(used.as_micros() as u64);
+    }
+
     pub(crate) fn heartbeat(&self, source: Heartbeats) {
         self.row().counter(HEARTBEATS.first + source as usize).add(1);
     }
@@ -320,5 +350,18 @@ impl Metrics {
         let bucket = histogram.bounds.partition_point(|bound| *bound < value);
         self.row().counter(histogram.first + bucket).add(n);
         self.row().counter(histogram.first + histogram.bounds.len() + 1).add(value.saturating_mul(n));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_their_places() {
+        let families = FAMILIES.map(|family| (family.first, family.values.len()));
+        assert_eq!(families, [(0, 5), (5, 12), (17, 6), (23, 5), (28, 5), (33, 2)], "see the top of this file");
+        let histograms = [&DURATION, &COMMIT, &BATCH, &PAUSE].map(|histogram| histogram.first);
+        assert_eq!((SINGLE.first, histograms, CPU_US), (35, [49, 66, 78, 91], 101), "see the top of this file");
     }
 }

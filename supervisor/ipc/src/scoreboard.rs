@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::logring::{LogRing, RING_BYTES};
 use crate::mapping::Mapping;
 
+mod takeovers;
 mod view;
 
+pub use takeovers::{Fate, Outcome, Takeovers};
 pub use view::SlotView;
 
 /// A worker's place, from 0.
@@ -60,9 +62,12 @@ const H_TOTAL: usize = 1;
 const H_SLOTS: usize = 2;
 const H_STARTED: usize = 3;
 const H_ID: usize = 4;
+// Words that an older binary of the same layout leaves alone.
+const H_TAKEOVERS: usize = 8;
 const H_RINGS: usize = 64;
 const H_CURRENT: usize = H_RINGS + RINGS;
 
+const _: () = assert!(H_TAKEOVERS + takeovers::WORDS * Side::ALL.len() <= H_RINGS);
 const _: () = assert!((H_CURRENT + PLACES) * 8 <= HEADER_BYTES);
 
 /// One of the two places in a slot. Two processes that are in it at the same time are on different sides.
@@ -342,6 +347,12 @@ impl Scoreboard {
     /// themselves from what comes from others.
     pub fn id(&self) -> u64 {
         self.header(H_ID).get()
+    }
+
+    /// What the supervisor on this side has counted of takeovers.
+    pub fn takeovers(&self, side: Side) -> Takeovers<'_> {
+        let words = takeovers::WORDS;
+        Takeovers::new(self.words((H_TAKEOVERS + side as usize * words) * 8, words))
     }
 
     /// The row of one side of a slot, for who writes it. Readers want [`Scoreboard::slot`].

@@ -6,7 +6,7 @@ use baton_ipc::channel::ChannelError;
 use baton_ipc::control::Generation;
 use baton_ipc::messages::{Amount, Share, ToWorker};
 use baton_ipc::receipt::Pauses;
-use baton_ipc::scoreboard::GAUGE_CONNECTIONS;
+use baton_ipc::scoreboard::{GAUGE_CONNECTIONS, Outcome};
 use baton_ipc::takeover::Message;
 use baton_ipc::{Channel, Listener, MAX_SLOTS, Slot};
 
@@ -48,12 +48,14 @@ impl Supervisor<'_> {
                 Ok(()) => {
                     let color = &generation.color;
                     tracing::info!(color, pid = generation.pid, "a successor gets ready");
-                    self.peer = Some(Peer { channel, generation, role: Role::Successor });
+                    let tallied = self.tallied_by_successor();
+                    self.peer = Some(Peer { channel, generation, role: Role::Successor, tallied });
                 }
                 Err(error) => tracing::error!(%error, "a successor could not be given what it needs"),
             },
             Err(reason) => {
                 tracing::warn!(reason, "a successor was refused");
+                self.tally(Outcome::Refused);
                 // One that does not hear finds the line at its end.
                 let _ = channel.send(&Message::Refused { reason }, &[]);
             }

@@ -2,6 +2,7 @@
 
 use baton_ipc::Slot;
 use baton_ipc::control::{ErrorCode, Output, Reply};
+use baton_ipc::scoreboard::Outcome;
 use baton_ipc::takeover::Message;
 
 use super::Role;
@@ -30,6 +31,7 @@ impl Supervisor<'_> {
     pub(super) fn give_up(&mut self, cause: &str) {
         let Some(driver) = self.driver.take() else { return };
         tracing::error!(cause, "the takeover is given up: the incumbent serves on, and has noticed nothing");
+        self.tally(Outcome::Failed);
         self.fail(driver.client, cause);
     }
 
@@ -60,10 +62,14 @@ impl Supervisor<'_> {
         let Some(driver) = self.driver.take() else { return };
         self.transfers.retain(|transfer| transfer.purpose != Purpose::Takeover);
         match why {
-            Why::Failed(cause) => self.fail(driver.client, cause),
+            Why::Failed(cause) => {
+                self.tally(Outcome::RolledBack);
+                self.fail(driver.client, cause);
+            }
             Why::Asked => {
                 let to = self.peer.as_ref().map_or_else(|| self.generation(), |peer| peer.generation.clone());
                 let receipt = driver.finish(self.generation(), to, false);
+                self.tally_receipt(Outcome::Reverted, &receipt, driver.age(self.now));
                 self.reply(driver.client, Reply::Done { output: Output::Takeover(Box::new(receipt)) });
                 self.shut_down(None);
             }
@@ -157,6 +163,7 @@ impl Supervisor<'_> {
     /// A worker of a generation that has not taken over has died: better to leave it at that.
     pub(crate) fn cannot_start_beside(&mut self, cause: &str) {
         tracing::error!(cause, "a worker did not come up beside the generation that runs: giving up");
+        self.tally(Outcome::Failed);
         self.fail(None, &format!("a worker did not come up: {cause}"));
     }
 }

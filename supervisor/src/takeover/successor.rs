@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use baton_ipc::control::{ErrorCode, Generation, Output, Reply, TakeoverReceipt};
 use baton_ipc::messages::ToWorker;
-use baton_ipc::scoreboard::{GAUGE_CONNECTIONS, GAUGE_LIMIT};
+use baton_ipc::scoreboard::{GAUGE_CONNECTIONS, GAUGE_LIMIT, Outcome};
 use baton_ipc::takeover::Message;
 use baton_ipc::{Slot, fault};
 
@@ -360,6 +360,7 @@ impl Supervisor<'_> {
         self.take_name();
         self.notifier.main_pid();
         let receipt = driver.finish(from, to, kept);
+        self.tally_receipt(Outcome::Completed, &receipt, driver.age(self.now));
         tracing::info!(
             from = receipt.from.color,
             to = receipt.to.color,
@@ -407,7 +408,7 @@ impl Supervisor<'_> {
     /// A step is done.
     pub(super) fn step(&mut self, what: &str) {
         let Some(driver) = &mut self.driver else { return };
-        let total = self.now.saturating_duration_since(driver.begun).as_millis() as u64;
+        let total = driver.age(self.now).as_millis() as u64;
         let before: u64 = driver.steps.iter().map(|(_, ms)| ms).sum();
         let took = total.saturating_sub(before);
         driver.steps.push((what.to_owned(), took));
@@ -418,6 +419,11 @@ impl Supervisor<'_> {
 }
 
 impl Driver {
+    /// How long it has been under way.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.begun)
+    }
+
     pub(super) fn finish(&self, from: Generation, to: Generation, kept: bool) -> TakeoverReceipt {
         let receipt = &self.receipt;
         let had: u64 = self.workers.iter().map(|(_, count)| count).sum();

@@ -18,6 +18,8 @@ const DELETED: &str = " (deleted)";
 pub(crate) struct Upgrade {
     child: std::process::Child,
     client: Option<ClientId>,
+    /// How many takeovers had been counted before.
+    tallied: u64,
 }
 
 impl Supervisor<'_> {
@@ -44,14 +46,14 @@ impl Supervisor<'_> {
         tracing::info!(program = %program.display(), pid = child.id(), "the installed binary starts, to take over");
         let message = format!("{} starts with pid {}", program.display(), child.id());
         self.reply(client, Reply::Step { message });
-        self.upgrading = Some(Upgrade { child, client });
+        self.upgrading = Some(Upgrade { child, client, tallied: self.tallied() });
         Ok(())
     }
 
     /// Looks whether the successor has ended before it took over; whether it has, if it did.
     pub(crate) fn look_at_upgrade(&mut self) {
-        let Some(Upgrade { child, client }) = &mut self.upgrading else { return };
-        let (pid, client) = (child.id(), *client);
+        let Some(Upgrade { child, client, tallied }) = &mut self.upgrading else { return };
+        let (pid, client, tallied) = (child.id(), *client, *tallied);
         if self.retired {
             self.upgrading = None;
             let message = format!("pid {pid} serves in place of {}", std::process::id());
@@ -61,6 +63,7 @@ impl Supervisor<'_> {
             Ok(None) => {}
             Ok(Some(status)) => {
                 self.upgrading = None;
+                self.tally_upgrade(tallied);
                 let message =
                     format!("the new binary ended ({status}) and has not taken over: serving on; its log says why");
                 tracing::error!("{message}");

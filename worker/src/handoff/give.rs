@@ -169,6 +169,10 @@ async fn distribute<A: App>(shared: &Rc<Shared<A>>, id: u64, chosen: Vec<Name>, 
     shared.hub.borrow_mut().resume(&rest);
     let given = parts.into_iter().zip(shares).map(|(names, share)| over(shared, id, share.lane, names));
     let mut outcome = Outcome::default();
+    if !rest.is_empty() {
+        // Whoever has chosen them must not do so again and again.
+        outcome.stay("there is nobody to take them", rest.len());
+    }
     for given in futures_util::future::join_all(given).await {
         outcome.add(given);
     }

@@ -1,7 +1,9 @@
 //! The scoreboard as OpenMetrics text. Any worker answers for the whole generation.
 
-use baton_ipc::Scoreboard;
-use baton_ipc::scoreboard::{COUNTERS, Cause, GAUGES, State};
+use std::time::Duration;
+
+use baton_ipc::scoreboard::{COUNTERS, Cause, Fate, GAUGES, Outcome, SlotView, State};
+use baton_ipc::{Scoreboard, Side, Slot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -9,12 +11,23 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{BATCH, COMMIT, DURATION, FAMILIES, GAUGE_NAMES, Gauge, Histogram, PAUSE, SINGLE, SINGLES};
+use super::{
+    BATCH, COMMIT, DURATION, FAMILIES, GAUGE_NAMES, Gauge, Histogram, PAUSE, SINGLE, SINGLES, SLOT_COUNTERS,
+    SLOT_GAUGES,
+};
+
+/// What is not on the scoreboard.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    pub(crate) color: String,
+    pub(crate) version: &'static str,
+    pub(crate) heartbeat_interval: Duration,
+}
 
 /// What a scrape answers, and its `Content-Type`.
-pub(crate) fn encode(board: &Scoreboard, color: &str, version: &str) -> (String, &'static str) {
+pub(crate) fn encode(board: &Scoreboard, about: About) -> (String, &'static str) {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot::of(board, color, version)));
+    registry.register_collector(Box::new(Snapshot::of(board, about)));
     let mut text = String::new();
     // Writing to a String cannot fail, and the collector returns no error of its own.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
@@ -27,24 +40,53 @@ const WORST: [Gauge; 3] = [Gauge::HeartbeatLag, Gauge::Startup, Gauge::Pending];
 /// All slots added up, at one moment.
 #[derive(Debug)]
 struct Snapshot {
-    color: String,
-    version: String,
+    about: About,
     counters: [u64; COUNTERS],
     gauges: [u64; GAUGES],
     states: [u64; State::ALL.len()],
     restarts: [u64; Cause::ALL.len()],
+    slots: Vec<Alone>,
+    takeovers: [u64; Outcome::ALL.len()],
+    fates: [u64; Fate::ALL.len()],
+    takeover_ms: u64,
+}
+
+/// What is told of one slot.
+#[derive(Debug)]
+struct Alone {
+    slot: String,
+    gauges: [u64; SLOT_GAUGES.len()],
+    counters: [u64; SLOT_COUNTERS.len()],
+}
+
+impl Alone {
+    fn of(slot: Slot, view: SlotView<'_>) -> Alone {
+        Alone {
+            slot: slot.to_string(),
+            gauges: SLOT_GAUGES.map(|(gauge, ..)| view.gauge(gauge as usize)),
+            counters: SLOT_COUNTERS.map(|(counter, ..)| view.counter(counter)),
+        }
+    }
 }
 
 impl Snapshot {
-    fn of(board: &Scoreboard, color: &str, version: &str) -> Snapshot {
+    fn of(board: &Scoreboard, about: About) -> Snapshot {
         let mut snapshot = Snapshot {
-            color: color.to_owned(),
-            version: version.to_owned(),
+            about,
             counters: [0; COUNTERS],
             gauges: [0; GAUGES],
             states: [0; State::ALL.len()],
             restarts: [0; Cause::ALL.len()],
+            slots: board.views().map(|(slot, view)| Alone::of(slot, view)).collect(),
+            takeovers: [0; Outcome::ALL.len()],
+            fates: [0; Fate::ALL.len()],
+            takeover_ms: 0,
         };
+        for takeovers in Side::ALL.map(|side| board.takeovers(side)) {
+            Outcome::ALL.iter().for_each(|o| snapshot.takeovers[*o as usize] += takeovers.outcome(*o).get());
+            Fate::ALL.iter().for_each(|fate| snapshot.fates[*fate as usize] += takeovers.fate(*fate).get());
+            snapshot.takeover_ms += takeovers.duration_ms().get();
+        }
         for (_, slot) in board.views() {
             for (index, sum) in snapshot.counters.iter_mut().enumerate() {
                 *sum = sum.wrapping_add(slot.counter(index));
@@ -77,14 +119,55 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Counters of which each label value has a word of its own.
+    fn counters<'a>(
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help, label): (&str, &str, &str),
+        values: impl IntoIterator<Item = (&'a str, u64)>,
+    ) -> std::fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        values
+            .into_iter()
+            .try_for_each(|(value, n)| ConstCounter::new(n).encode(metric.encode_family(&[(label, value)])?))
+    }
+
+    fn slots(&self, encoder: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
+        for (index, (_, name, help, unit)) in SLOT_GAUGES.into_iter().enumerate() {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for Alone { slot, gauges, .. } in &self.slots {
+                let gauge = ConstGauge::new(gauges[index] as f64 * unit);
+                gauge.encode(metric.encode_family(&[("slot", slot.as_str())])?)?;
+            }
+        }
+        for (index, (_, name, help, unit)) in SLOT_COUNTERS.into_iter().enumerate() {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for Alone { slot, counters, .. } in &self.slots {
+                let counter = ConstCounter::new(counters[index] as f64 * unit);
+                counter.encode(metric.encode_family(&[("slot", slot.as_str())])?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn takeovers(&self, encoder: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
+        let outcomes = Outcome::ALL.into_iter().map(|outcome| (outcome.label(), self.takeovers[outcome as usize]));
+        let about = ("takeovers", "Takeovers between generations that ended, by how they did", "outcome");
+        Self::counters(encoder, about, outcomes)?;
+        let fates = Fate::ALL.into_iter().map(|fate| (fate.label(), self.fates[fate as usize]));
+        let about = ("takeover_connections", "Connections in takeovers, by what became of them", "fate");
+        Self::counters(encoder, about, fates)?;
+        let took = ConstCounter::new(self.takeover_ms as f64 * 1e-3);
+        let help = "Time that completed takeovers took";
+        took.encode(encoder.encode_descriptor("takeover_seconds", help, None, MetricType::Counter)?)
+    }
+}
+
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         for family in FAMILIES {
-            let mut metric = encoder.encode_descriptor(family.name, family.help, None, MetricType::Counter)?;
-            for (offset, value) in family.values.iter().enumerate() {
-                let counter = ConstCounter::new(self.counters[family.first + offset]);
-                counter.encode(metric.encode_family(&[(family.label, *value)])?)?;
-            }
+            let values = family.values.iter().copied().zip(self.counters[family.first..].iter().copied());
+            Self::counters(&mut encoder, (family.name, family.help, family.label), values)?;
         }
         for (single, name, help, unit) in SINGLES {
             let value = self.counters[SINGLE.first + single as usize];
@@ -111,13 +194,14 @@ impl Collector for Snapshot {
             let name = format!("{state:?}").to_lowercase();
             ConstGauge::new(self.states[state as usize]).encode(workers.encode_family(&[("state", name.as_str())])?)?;
         }
-        let help = "Workers that ended, by cause";
-        let mut restarts = encoder.encode_descriptor("worker_restarts", help, None, MetricType::Counter)?;
-        for cause in Cause::ALL {
-            let counter = ConstCounter::new(self.restarts[cause as usize]);
-            counter.encode(restarts.encode_family(&[("cause", cause.label())])?)?;
-        }
-        let info = [("color", self.color.as_str()), ("version", self.version.as_str())];
+        let causes = Cause::ALL.into_iter().map(|cause| (cause.label(), self.restarts[cause as usize]));
+        Self::counters(&mut encoder, ("worker_restarts", "Workers that ended, by cause", "cause"), causes)?;
+        self.slots(&mut encoder)?;
+        self.takeovers(&mut encoder)?;
+        let interval = ConstGauge::new(self.about.heartbeat_interval.as_secs_f64());
+        let help = "How often every connection is to get a heartbeat";
+        interval.encode(encoder.encode_descriptor("heartbeat_interval_seconds", help, None, MetricType::Gauge)?)?;
+        let info = [("color", self.about.color.as_str()), ("version", self.about.version)];
         let mut build = encoder.encode_descriptor("baton_build", "What runs", None, MetricType::Info)?;
         build.encode_info(&info)
     }
@@ -126,9 +210,6 @@ impl Collector for Snapshot {
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
-    use std::time::Duration;
-
-    use baton_ipc::Side;
 
     use super::super::{Errors, Messages, Metrics, Single};
     use super::*;
@@ -169,6 +250,50 @@ mod tests {
     }
 
     #[test]
+    fn what_supervisors_count_of_takeovers_is_told_of_both() {
+        let board = Scoreboard::create(1).unwrap();
+        for (side, n) in [(Side::A, 1), (Side::B, 2)] {
+            let takeovers = board.takeovers(side);
+            takeovers.outcome(Outcome::Completed).add(n);
+            takeovers.fate(Fate::HandedOver).add(100 * n);
+            takeovers.duration_ms().add(500);
+        }
+        board.takeovers(Side::A).outcome(Outcome::RolledBack).add(1);
+        assert_lines(
+            &board,
+            &[
+                "takeovers_total{outcome=\"completed\"} 3",
+                "takeovers_total{outcome=\"rolled_back\"} 1",
+                "takeovers_total{outcome=\"lost\"} 0",
+                "takeover_connections_total{fate=\"handed_over\"} 300",
+                "takeover_connections_total{fate=\"dropped\"} 0",
+                "takeover_seconds_total 1.0",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_slot_has_some_numbers_for_itself() {
+        let board = Rc::new(Scoreboard::create(2).unwrap());
+        for (side, n) in [(Side::A, 1), (Side::B, 10)] {
+            let metrics = Metrics::new(board.clone(), 1, side);
+            metrics.messages(Messages::Received, n);
+            metrics.gauge(Gauge::OpenFds, n);
+            metrics.cpu(Duration::from_millis(n));
+        }
+        assert_lines(
+            &board,
+            &[
+                "worker_open_fds{slot=\"0\"} 0.0",
+                "worker_open_fds{slot=\"1\"} 11.0",
+                "worker_messages_received_total{slot=\"1\"} 11.0",
+                "worker_cpu_seconds_total{slot=\"1\"} 0.011",
+                "heartbeat_interval_seconds 1.5",
+            ],
+        );
+    }
+
+    #[test]
     fn the_sides_of_a_slot_add_up_and_its_state_is_that_of_the_current_one() {
         let board = Rc::new(Scoreboard::create(1).unwrap());
         for (side, state) in [(Side::A, State::Draining), (Side::B, State::Serving)] {
@@ -195,7 +320,8 @@ mod tests {
     }
 
     fn assert_lines(board: &Scoreboard, lines: &[&str]) {
-        let (text, _) = encode(board, "blue", "1.2.3");
+        let about = About { color: "blue".into(), version: "1.2.3", heartbeat_interval: Duration::from_millis(1500) };
+        let (text, _) = encode(board, about);
         for line in lines {
             assert!(text.lines().any(|have| have == *line), "{line} is missing in\n{text}");
         }

@@ -18,6 +18,7 @@ use crate::hub::{After, Audience};
 use crate::memory::Trimmer;
 use crate::metrics::{Gauge, Heartbeats, Single};
 use crate::readable::Readable;
+use crate::usage::Usage;
 
 /// How often a worker says that its loop turns, and looks at deadlines.
 const SECOND: Duration = Duration::from_secs(1);
@@ -174,7 +175,7 @@ async fn fan_out<A: App>(shared: &Rc<Shared<A>>, kind: Kind, payload: &[u8], aud
 /// Once a second: shows that the loop turns, looks at deadlines, tends the store.
 async fn seconds<A: App>(shared: Rc<Shared<A>>) {
     let (mut dropped, trimmer) = (0, Trimmer::default());
-    let mut upkeep = Upkeep::default();
+    let (mut upkeep, mut usage) = (Upkeep::default(), Usage::default());
     loop {
         {
             let mut hub = shared.hub.borrow_mut();
@@ -188,6 +189,7 @@ async fn seconds<A: App>(shared: Rc<Shared<A>>) {
                 trimmer.look(hub.opened());
             }
             hub.metrics.gauge(Gauge::Handshakes, shared.handshakes.len() as u64);
+            usage.tell(&hub.metrics);
             upkeep.tend(&mut hub);
             hub.tell_health();
             shared.tell_if_emptied(&hub);
