@@ -326,6 +326,15 @@ pub struct TakeoverReceipt {
     pub kept: bool,
 }
 
+/// A takeover that is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PastTakeover {
+    /// Since it was done.
+    pub seconds_ago: f64,
+    /// What became of every connection.
+    pub receipt: TakeoverReceipt,
+}
+
 /// The page an operator wants at 3 a.m.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -342,6 +351,9 @@ pub struct Status {
     /// The other generation, while there is one.
     #[serde(default)]
     pub peer: Option<PeerStatus>,
+    /// The takeover by which this generation came to serve; none: it was started alone.
+    #[serde(default)]
+    pub last_takeover: Option<PastTakeover>,
     /// Addresses.
     pub listen: Vec<Endpoint>,
     /// What the workers share: `embedded` or `redis`, and where.
