@@ -25,11 +25,6 @@ impl Exposition {
         Ok(Exposition { points: points.collect::<Result<_, _>>()? })
     }
 
-    /// A metric without labels.
-    pub(super) fn value(&self, name: &str) -> Option<f64> {
-        self.points.iter().find(|point| point.name == name && point.labels.is_empty()).map(|point| point.value)
-    }
-
     /// A family by the values of its label.
     pub(super) fn family(&self, name: &str, label: &str) -> BTreeMap<&str, f64> {
         self.labelled(name, label).collect()
@@ -115,8 +110,6 @@ d_bucket{le=\"+Inf\"} 4
 # EOF
 ";
         let scrape = Exposition::parse(text).unwrap();
-        assert_eq!(scrape.value("websocket_connections_active"), Some(6.0));
-        assert_eq!(scrape.value("websocket_errors_total"), None);
         let errors = scrape.family("websocket_errors_total", "type");
         assert_eq!(errors, BTreeMap::from([("invalid_json", 2.0), ("store", 0.0)]));
         assert_eq!(scrape.family("odd", "a"), BTreeMap::from([("q\"}\n", 0.001)]));

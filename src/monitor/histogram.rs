@@ -59,15 +59,15 @@ mod tests {
     use super::*;
 
     fn histogram(counts: [f64; 3]) -> Histogram {
-        Histogram::new(vec![(0.1, counts[0]), (0.2, counts[1]), (f64::INFINITY, counts[2])])
+        Histogram::new(vec![(1.0, counts[0]), (2.0, counts[1]), (f64::INFINITY, counts[2])])
     }
 
     #[test]
     fn quantiles_are_interpolated() {
         let all = histogram([50.0, 90.0, 100.0]);
-        assert_eq!(all.quantile(0.5), Some(Quantile::About(0.1)));
-        assert_eq!(all.quantile(0.7), Some(Quantile::About(0.15)));
-        assert_eq!(all.quantile(0.99), Some(Quantile::Over(0.2)));
+        assert_eq!(all.quantile(0.5), Some(Quantile::About(1.0)));
+        assert_eq!(all.quantile(0.7), Some(Quantile::About(1.5)));
+        assert_eq!(all.quantile(0.99), Some(Quantile::Over(2.0)));
         assert_eq!(histogram([0.0; 3]).quantile(0.5), None);
         assert_eq!(Histogram::default().quantile(0.5), None);
     }
@@ -76,7 +76,7 @@ mod tests {
     fn a_later_reading_less_an_earlier_one() {
         let came = histogram([10.0, 30.0, 30.0]).since(&histogram([10.0, 20.0, 20.0]));
         assert_eq!((came.clone(), came.count()), (histogram([0.0, 10.0, 10.0]), 10.0));
-        assert_eq!(came.quantile(0.5), Some(Quantile::About(0.15)));
+        assert_eq!(came.quantile(0.5), Some(Quantile::About(1.5)));
         // Another service than before: never less than nothing.
         assert_eq!(histogram([1.0, 1.0, 1.0]).since(&histogram([9.0, 9.0, 9.0])), histogram([0.0; 3]));
     }

@@ -125,8 +125,8 @@ fn help(frame: &mut Frame<'_>, area: Rect, palette: Palette) {
     let (width, height) = (wide.min(area.width), (HELP.len() as u16 + 2).min(area.height));
     let [row] = Layout::vertical([Constraint::Length(height)]).flex(ratatui::layout::Flex::Center).areas(area);
     let [place] = Layout::horizontal([Constraint::Length(width)]).flex(ratatui::layout::Flex::Center).areas(row);
-    let lines: Vec<Line<'_>> =
-        HELP.iter().map(|(keys, what)| Line::from(palette.plain(&format!("{keys:23} {what}")))).collect();
+    let line = |(keys, what): &(&str, &str)| Line::from(format!("{:23} {what}", palette.plain(keys)));
+    let lines: Vec<Line<'_>> = HELP.iter().map(line).collect();
     let block = Block::bordered().border_set(palette.borders()).title(Span::styled(" keys ", palette.focused()));
     frame.render_widget(Clear, place);
     frame.render_widget(Paragraph::new(lines).block(block), place);

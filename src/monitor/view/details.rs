@@ -79,7 +79,7 @@ pub(super) fn errors(frame: &mut Frame<'_>, area: Rect, scene: &Scene<'_>) {
         (None, _) => unknown(scene),
         (Some(_), true) => vec![Line::styled("none", scene.palette.good())],
         (Some(_), false) => {
-            let numbers = |recent: f64, total: f64| format!("{:>6} {:>9}", words::whole(recent), words::whole(total));
+            let numbers = |recent: f64, total: f64| format!("{:>5} {:>8}", words::whole(recent), words::whole(total));
             let line = |kind: &crate::monitor::model::ErrorKind| {
                 let numbers = numbers(kind.recent, kind.total);
                 let room = width.saturating_sub(numbers.len());

@@ -48,7 +48,7 @@ pub(super) fn panes(body: Rect, scene: &Scene<'_>) -> Vec<(Pane, Rect)> {
     ])
     .areas(body);
     let [latency, errors, takeover] =
-        Layout::horizontal([Constraint::Length(22), Constraint::Fill(1), Constraint::Fill(1)])
+        Layout::horizontal([Constraint::Length(19), Constraint::Fill(1), Constraint::Fill(1)])
             .spacing(1)
             .areas(details);
     let mut places = vec![
