@@ -112,7 +112,8 @@ pub(crate) fn monitor(options: &Options, environment: Environment) -> ExitCode {
         // `baton monitor | head` is no failure.
         ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         _ => {
-            eprintln!("baton: cannot show anything: {error}");
+            // Standard error may be the terminal that is gone.
+            let _ = writeln!(io::stderr(), "baton: the monitor has failed: {error}");
             ExitCode::from(FAILED)
         }
     })
@@ -122,8 +123,7 @@ fn on_screen(watcher: Watcher, show: Show) -> io::Result<ExitCode> {
     let (sender, happenings) = channel();
     screen::catch_signals(sender.clone())?;
     let (wishes, orders) = channel();
-    let news = sender.clone();
-    thread::Builder::new().name("watcher".to_owned()).spawn(move || watcher.run(&news, &orders, Happening::News))?;
+    screen::spawn("watcher", sender.clone(), move |sender| watcher.run(sender, &orders, Happening::News))?;
     Ok(match show.run(&happenings, sender, &wishes)? {
         End::Quit => ExitCode::SUCCESS,
         End::Signalled(signal) => ExitCode::from(SIGNALLED + signal as u8),

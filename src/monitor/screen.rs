@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{SigSet, Signal, raise};
+use nix::unistd::{Pid, getpgrp};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEvent};
 
@@ -31,6 +32,8 @@ pub(super) enum Happening {
     Signalled(Signal),
     /// The terminal is gone.
     HungUp,
+    /// A thread has panicked, and said why.
+    Broken,
 }
 
 /// How it ended.
@@ -45,19 +48,41 @@ pub(super) enum End {
 pub(super) fn catch_signals(sender: Sender<Happening>) -> io::Result<()> {
     let signals = SigSet::from_iter(ENDING);
     signals.thread_block()?;
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+    spawn("signals", sender, move |sender| {
         while let Ok(signal) = signals.wait() {
             if sender.send(Happening::Signalled(signal)).is_err() {
                 return;
             }
         }
+    })
+}
+
+/// A thread that tells when it has panicked: the terminal was given back then, and must not be drawn on any more.
+pub(super) fn spawn(
+    name: &str,
+    sender: Sender<Happening>,
+    work: impl FnOnce(&Sender<Happening>) + Send + 'static,
+) -> io::Result<()> {
+    struct Tell(Sender<Happening>);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                let _ = self.0.send(Happening::Broken);
+            }
+        }
+    }
+    let tell = Tell(sender);
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // All of it, so that it is dropped here.
+        let tell = tell;
+        work(&tell.0);
     })?;
     Ok(())
 }
 
 /// Sends what is typed.
 fn catch_keys(sender: Sender<Happening>) -> io::Result<()> {
-    thread::Builder::new().name("keys".to_owned()).spawn(move || {
+    spawn("keys", sender, |sender| {
         loop {
             let happening = match event::read() {
                 Ok(Event::Key(key)) => Happening::Key(key),
@@ -71,8 +96,7 @@ fn catch_keys(sender: Sender<Happening>) -> io::Result<()> {
                 return;
             }
         }
-    })?;
-    Ok(())
+    })
 }
 
 /// The terminal while it is ours. A panic of any thread gives it back too, before it says why.
@@ -84,8 +108,12 @@ impl Screen {
         ratatui::try_init().map(Screen).inspect_err(|_| give_back())
     }
 
-    /// As Ctrl-Z does where a program has not taken the terminal.
+    /// As Ctrl-Z does where a program has not taken the terminal. Not if it was started by a script: that would wait, and
+    /// nobody would get the terminal.
     fn suspend(&mut self) -> io::Result<()> {
+        if getpgrp() != Pid::this() {
+            return Ok(());
+        }
         self.0.show_cursor()?;
         ratatui::try_restore()?;
         raise(Signal::SIGTSTP)?;
@@ -166,6 +194,7 @@ impl Show {
             Happening::Resized => {}
             Happening::Signalled(signal) => return Ok(Some(End::Signalled(signal))),
             Happening::HungUp => return Ok(Some(End::Signalled(Signal::SIGHUP))),
+            Happening::Broken => return Err(io::Error::other("a part of it has panicked")),
         }
         Ok(None)
     }

@@ -222,6 +222,7 @@ baton 12:00:05  green  running
  backplane, takeover ─────────
 embedded up
 blue → green 3m12s ago
+200 handed over in 37ms
 "
     );
     // Nobody can read these, and nothing breaks.
