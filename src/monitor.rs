@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,8 +42,11 @@ use watcher::{News, Wanted, Watcher};
 /// Panicked, or could not write: a failure (`EXIT_FAILURE`).
 const FAILED: u8 = 1;
 
-/// What a process that a signal has ended returns in a shell, less the signal's number.
-const SIGNALLED: u8 = 128;
+/// What may wait to be shown. Whoever brings more waits: a terminal or a reader may stand still for long.
+const QUEUED: usize = 16;
+
+/// Lines of the log to begin with, where it is not shown on a screen.
+const FIRST_LINES: usize = 20;
 
 /// How to watch.
 #[derive(Args, Clone, Debug, PartialEq)]
@@ -100,7 +103,11 @@ pub(crate) fn monitor(options: &Options, environment: Environment) -> ExitCode {
         None => runtime_directories(&Sources { flags: BTreeMap::new(), file: None, environment }),
     };
     let place = Place { directories, color: options.color.clone() };
-    let wanted = Wanted { metrics: !options.logs_only, log: !options.metrics_only };
+    let wanted = match form {
+        // Objects of one kind.
+        Form::Json => Wanted { metrics: !options.logs_only, log: options.logs_only },
+        Form::Screen | Form::Text => Wanted { metrics: !options.logs_only, log: !options.metrics_only },
+    };
     let began = Instant::now();
     let watcher = Watcher::new(place, wanted, options.interval, began);
     let ended = match (options.once, form) {
@@ -120,18 +127,18 @@ pub(crate) fn monitor(options: &Options, environment: Environment) -> ExitCode {
 }
 
 fn on_screen(watcher: Watcher, show: Show) -> io::Result<ExitCode> {
-    let (sender, happenings) = channel();
+    let (sender, happenings) = sync_channel(QUEUED);
     screen::catch_signals(sender.clone())?;
     let (wishes, orders) = channel();
     screen::spawn("watcher", sender.clone(), move |sender| watcher.run(sender, &orders, Happening::News))?;
     Ok(match show.run(&happenings, sender, &wishes)? {
         End::Quit => ExitCode::SUCCESS,
-        End::Signalled(signal) => ExitCode::from(SIGNALLED + signal as u8),
+        End::Signalled(signal) => ExitCode::from((screen::SIGNALLED + signal as i32) as u8),
     })
 }
 
 fn in_lines(watcher: Watcher, form: Form, wanted: Wanted) -> io::Result<ExitCode> {
-    let (sender, news) = channel();
+    let (sender, news) = sync_channel(QUEUED);
     // Nobody wishes anything; while the sender is there the watcher goes on.
     let (_wishes, orders): (Sender<_>, _) = channel();
     let watching = thread::Builder::new().name("watcher".to_owned());
@@ -187,9 +194,10 @@ impl Printer {
                 if missed > 0 {
                     eprintln!("baton: {missed} bytes of log were overwritten before they could be read");
                 }
+                let first = self.book.len() == 0;
                 let new = self.book.add(lines);
+                let new = &new[if first { new.len().saturating_sub(FIRST_LINES) } else { 0 }..];
                 match self.form {
-                    Form::Json if self.wanted.metrics => String::new(),
                     Form::Json => new.iter().map(plain::log_json).collect(),
                     Form::Text | Form::Screen => new.iter().map(plain::log_text).collect(),
                 }

@@ -1,7 +1,7 @@
 //! The terminal: taken, drawn on, and given back as it was, however this ends.
 
 use std::io::{self, Write, stdout};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,6 +9,8 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use nix::unistd::{Pid, getpgrp};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEvent};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, disable_raw_mode, enable_raw_mode};
 
 use super::lines::Book;
 use super::model::Model;
@@ -18,6 +20,12 @@ use super::watcher::{News, Wish};
 
 /// The clock in the corner.
 const SECOND: Duration = Duration::from_secs(1);
+
+/// How long a signal waits for the screen to be given back: a terminal whose other end stands still takes nothing.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What a process that a signal has ended returns in a shell, less the signal's number.
+pub(super) const SIGNALLED: i32 = 128;
 
 /// Signals that end this: the terminal is given back first.
 const ENDING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT];
@@ -45,25 +53,27 @@ pub(super) enum End {
 
 /// Sends the signals that end this process, instead of letting them. To be called before any thread is started, since
 /// those that are there already would take them.
-pub(super) fn catch_signals(sender: Sender<Happening>) -> io::Result<()> {
+pub(super) fn catch_signals(sender: SyncSender<Happening>) -> io::Result<()> {
     let signals = SigSet::from_iter(ENDING);
     signals.thread_block()?;
     spawn("signals", sender, move |sender| {
-        while let Ok(signal) = signals.wait() {
-            if sender.send(Happening::Signalled(signal)).is_err() {
-                return;
-            }
-        }
+        let Ok(signal) = signals.wait() else { return };
+        // If there is no room for it, the grace will not be enough either.
+        let _ = sender.try_send(Happening::Signalled(signal));
+        thread::sleep(GRACE);
+        // Still here: the terminal takes nothing, so it cannot be told either.
+        let _ = disable_raw_mode();
+        std::process::exit(SIGNALLED + signal as i32);
     })
 }
 
 /// A thread that tells when it has panicked: the terminal was given back then, and must not be drawn on any more.
 pub(super) fn spawn(
     name: &str,
-    sender: Sender<Happening>,
-    work: impl FnOnce(&Sender<Happening>) + Send + 'static,
+    sender: SyncSender<Happening>,
+    work: impl FnOnce(&SyncSender<Happening>) + Send + 'static,
 ) -> io::Result<()> {
-    struct Tell(Sender<Happening>);
+    struct Tell(SyncSender<Happening>);
     impl Drop for Tell {
         fn drop(&mut self) {
             if thread::panicking() {
@@ -81,7 +91,7 @@ pub(super) fn spawn(
 }
 
 /// Sends what is typed.
-fn catch_keys(sender: Sender<Happening>) -> io::Result<()> {
+fn catch_keys(sender: SyncSender<Happening>) -> io::Result<()> {
     spawn("keys", sender, |sender| {
         loop {
             let happening = match event::read() {
@@ -117,8 +127,8 @@ impl Screen {
         self.0.show_cursor()?;
         ratatui::try_restore()?;
         raise(Signal::SIGTSTP)?;
-        ratatui::crossterm::terminal::enable_raw_mode()?;
-        ratatui::crossterm::execute!(stdout(), ratatui::crossterm::terminal::EnterAlternateScreen)?;
+        enable_raw_mode()?;
+        execute!(stdout(), EnterAlternateScreen)?;
         self.0.clear()
     }
 }
@@ -155,7 +165,7 @@ impl Show {
     pub(super) fn run(
         mut self,
         happenings: &Receiver<Happening>,
-        sender: Sender<Happening>,
+        sender: SyncSender<Happening>,
         wishes: &Sender<Wish>,
     ) -> io::Result<End> {
         let mut screen = Screen::take()?;

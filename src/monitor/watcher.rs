@@ -1,6 +1,6 @@
 //! The thread that asks: one look an interval, closer ones while something goes on, and the log in between.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use super::follower::Follower;
@@ -72,7 +72,7 @@ impl Watcher {
     }
 
     /// Until nobody listens any more.
-    pub(super) fn run<T>(mut self, sender: &Sender<T>, wishes: &Receiver<Wish>, wrap: fn(News) -> T) {
+    pub(super) fn run<T>(mut self, sender: &SyncSender<T>, wishes: &Receiver<Wish>, wrap: fn(News) -> T) {
         let mut next = Instant::now();
         let mut next_log = next;
         let mut next_close = next;

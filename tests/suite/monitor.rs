@@ -49,9 +49,9 @@ async fn the_screen_shows_the_service_and_gives_the_terminal_back() {
     terminal.wait_shown("INFO  blue supervisor running");
     assert!(!terminal.is_restored());
     let mut client = Client::connect(&service.url()).await;
-    client.send("{").await;
     client.send("hello").await;
     assert_eq!(client.count().await, 1);
+    client.send("{").await;
     for text in ["connections 1", "invalid_json", "connection opened"] {
         terminal.wait_shown(text);
     }

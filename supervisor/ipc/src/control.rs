@@ -152,6 +152,32 @@ impl Command {
             Command::Version => "version",
         }
     }
+
+    /// Whether it only looks, and changes nothing: who watches a service asks so all the time.
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Command::Status
+            | Command::Pid { .. }
+            | Command::Tail { .. }
+            | Command::Connections { .. }
+            | Command::Backplane
+            | Command::Version => true,
+            Command::Start { .. }
+            | Command::Stop { .. }
+            | Command::Restart { .. }
+            | Command::Reload
+            | Command::Promote { .. }
+            | Command::Rollback
+            | Command::Upgrade
+            | Command::Rebalance
+            | Command::Scale { .. }
+            | Command::Signal { .. }
+            | Command::ReopenLogs
+            | Command::Disconnect { .. }
+            | Command::Broadcast { .. }
+            | Command::Shutdown => false,
+        }
+    }
 }
 
 fn default_limit() -> usize {
