@@ -297,7 +297,7 @@ fn what_needs_attention_is_coloured() {
         let cells = backend.buffer().content();
         let at = cells
             .windows(text.len())
-            .position(|cells| cells.iter().zip(&text).all(|(cell, c)| cell.symbol().chars().next() == Some(*c)));
+            .position(|cells| cells.iter().zip(&text).all(|(cell, c)| cell.symbol().starts_with(*c)));
         cells[at.unwrap_or_else(|| panic!("{word} is not shown"))].fg
     };
     let words = ["SERVING", "BACKOFF", "INFO", "WARN", "ERROR", "invalid_json", "2 drained"].map(color);
