@@ -1,6 +1,6 @@
 # What one does with baton from a checkout. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help build up promote down status logs dev test lint bench
+.PHONY: help build up promote down status monitor logs dev test lint bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ down: ## stop it; every client hears goodbye
 
 status: ## slots, connections, rates
 	@scripts/ctl.sh status
+
+monitor: ## watch it live: workers, rates, latency, errors, log (q quits)
+	@scripts/monitor.sh
 
 logs: ## follow the log
 	@scripts/logs.sh

@@ -10,6 +10,7 @@ use crate::config::key::{Fallback, Key};
 use crate::config::keys::KEYS;
 use crate::config::{DEFAULT_FILE, Environment, Sources, VERSION};
 use crate::ctl::takeover::Options;
+use crate::monitor;
 use crate::promote::Wish;
 
 /// What was asked for.
@@ -25,6 +26,8 @@ pub(crate) enum Invocation {
     Connect(Sources),
     /// `promote`
     Promote(Wish, Sources),
+    /// `monitor`
+    Monitor(monitor::Options, Environment),
     /// `completions SHELL`
     Completions(Shell, Completed),
 }
@@ -46,6 +49,11 @@ const PROMOTE: &str = "Start a new generation that takes over all clients from t
                        Blue serves: green is started beside it from this binary, gets ready, takes every connection, \
                        and blue ends. Clients stay connected. If anything goes wrong, everything goes back, and blue \
                        serves on. Settings given here are the new generation's.";
+
+const MONITOR: &str = "Watch a running service: workers, connections, rates, latency, errors, takeovers, log.\n\n\
+                       On a terminal it is a live screen (? shows its keys, q quits); elsewhere, and with TERM=dumb, it \
+                       prints a line each interval, and the log as it comes. If the service goes away it says so and goes \
+                       on looking; after a takeover it shows the generation that serves then.";
 
 const PRINT_CONFIG: &str = "print-config";
 const CONNECT: &str = "connect";
@@ -90,6 +98,10 @@ pub(crate) fn command() -> Command {
             "Exit codes: 0 taken over; 1 failed, and then it says who serves, or connections were dropped;\n\
              2 wrong usage; 64 wrong configuration; 130 Ctrl-C: it says what goes on",
         );
+    let monitor = monitor::Options::augment_args(Command::new("monitor"))
+        .about("Watch a running service: workers, connections, rates, latency, errors, takeovers, log")
+        .long_about(MONITOR)
+        .after_help("Exit codes: 0 you quit, 1 failed (--once: nobody answers), 2 wrong usage, 128+N signal N");
     let completions = Command::new("completions")
         .about("Print a completion script")
         .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)))
@@ -98,13 +110,13 @@ pub(crate) fn command() -> Command {
         .version(VERSION)
         .about("A prefork WebSocket service whose connections outlive the processes that serve them")
         .after_help(
-            "See what runs: batonctl status. Deploy: baton promote\n\
+            "See what runs: batonctl status, baton monitor. Deploy: baton promote\n\
              Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 64 wrong configuration",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommands([run, promote, check, completions])
+        .subcommands([run, promote, monitor, check, completions])
 }
 
 /// Reads the arguments, or tells what is wrong with them.
@@ -126,6 +138,7 @@ pub(crate) fn parse(
             let options = Options::from_arg_matches(matches)?;
             Invocation::Promote(Wish { options, json: matches.get_flag(JSON) }, sources(matches, environment))
         }
+        Some(("monitor", matches)) => Invocation::Monitor(monitor::Options::from_arg_matches(matches)?, environment),
         Some(("completions", matches)) => {
             let shell = matches.get_one("shell").copied().unwrap_or(Shell::Bash);
             let batonctl = matches.get_one::<String>("of").is_some_and(|of| of == "batonctl");
@@ -233,6 +246,9 @@ mod tests {
             "baton promote --watch 10s",
             "baton promote --color green",
             "baton promote --takeover now",
+            "baton monitor --metrics-only --logs-only",
+            "baton monitor --interval 0",
+            "baton monitor --color red",
         ] {
             assert_eq!(parsed(line).expect_err(line).exit_code(), 2, "{line}");
         }

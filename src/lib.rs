@@ -9,6 +9,7 @@
 //! | `logging` | the log of every process |
 //! | [`Counter`] | the message counter, the application of the binary `baton` |
 //! | `run` | `baton run`: the composition root |
+//! | `monitor` | `baton monitor`: a live view of a running service |
 //! | `probe` | whether a service does its work, as a client sees it |
 //! | `promote` | `baton promote`: a new generation takes over |
 //! | `ctl` | `batonctl` |
@@ -24,6 +25,7 @@ mod config;
 mod counter;
 mod ctl;
 mod logging;
+mod monitor;
 mod probe;
 mod promote;
 mod run;
@@ -68,6 +70,7 @@ pub fn main<A: App>(app: A) -> ExitCode {
             Err(problems) => refuse(&problems),
         },
         Invocation::Promote(wish, sources) => promote::promote(&wish, sources),
+        Invocation::Monitor(options, environment) => monitor::monitor(&options, environment),
         Invocation::Completions(shell, completed) => print(&completions(shell, completed)),
     }
 }

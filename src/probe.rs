@@ -1,6 +1,7 @@
 //! Whether a service does its work: what a client would see, looked at before all clients depend on it.
 //!
-//! Blocking, with a deadline for everything together: it runs in a process of its own, which ends with it.
+//! Blocking, with a deadline for everything together. Those that try a new generation run in a process of their own,
+//! which ends with them.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -29,6 +30,11 @@ pub(crate) fn workers(sockets: Vec<(Slot, OwnedFd)>, deadline: Instant) -> Resul
         tried.map_err(|reason| format!("the new worker of slot {slot} {reason}"))?;
     }
     Ok(())
+}
+
+/// A page of the service at this address, in one piece: `/metrics`, say.
+pub(crate) fn get(address: &Endpoint, path: &str, deadline: Instant) -> Result<String, String> {
+    stream::dial(address, deadline).and_then(|stream| page::get(stream, path))
 }
 
 /// The first of these addresses must be served by the generation whose supervisor has this pid.

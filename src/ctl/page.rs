@@ -7,8 +7,8 @@ use baton_ipc::control::{ConnectionRow, Degraded, Order, Output, PeerStatus, Rel
 use baton_ipc::scoreboard::State;
 
 pub(crate) use self::takeover::page as receipt;
-pub(crate) use super::table::printable;
-use super::table::{Align, Cell, Paint, age, table};
+use super::table::{Align, Cell, Paint, table};
+pub(crate) use super::table::{age, printable};
 use super::verbs::Verb;
 use crate::config::VERSION;
 
@@ -121,7 +121,7 @@ fn slot_row(slot: &SlotStatus) -> Vec<Cell> {
 }
 
 /// Why the last worker ended, and what happens meanwhile.
-fn story(slot: &SlotStatus) -> String {
+pub(crate) fn story(slot: &SlotStatus) -> String {
     let cause = slot.last_cause.clone();
     let retry = slot.retry_in_seconds.map(|seconds| format!("next try in {}", age(seconds)));
     let lent = slot.lent_to.map(|other| format!("slot {other} accepts in its place"));
@@ -129,7 +129,7 @@ fn story(slot: &SlotStatus) -> String {
     if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
 }
 
-fn state_name(state: State) -> &'static str {
+pub(crate) fn state_name(state: State) -> &'static str {
     match state {
         State::Stopped => "STOPPED",
         State::Backoff => "BACKOFF",
@@ -257,6 +257,7 @@ mod tests {
             uptime_seconds: 273_605.0,
             phase: "running".into(),
             peer: None,
+            last_takeover: None,
             listen: vec![Endpoint::Tcp(([0, 0, 0, 0], 8000).into()), Endpoint::Unix("/run/web.sock".into())],
             backplane: "embedded (/var/lib/baton)".into(),
             backplane_degraded: None,

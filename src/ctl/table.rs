@@ -81,7 +81,7 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// A duration in its two largest units: `3d4h`, `5m12s`, `0.4s`.
-pub(super) fn age(seconds: f64) -> String {
+pub(crate) fn age(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     let (d, h, m, s) = (whole / 86_400, whole / 3600 % 24, whole / 60 % 60, whole % 60);
     match (d, h, m) {

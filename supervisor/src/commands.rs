@@ -29,7 +29,11 @@ type Refusal = (ErrorCode, String);
 impl Supervisor<'_> {
     /// Answers at once, or begins something that will.
     pub(crate) fn command(&mut self, client: ClientId, command: Command) {
-        tracing::debug!(command = command.name(), client, "control command");
+        // Who follows the log would see little else but that it is followed.
+        match command.only_looks() {
+            true => tracing::trace!(command = command.name(), client, "control command"),
+            false => tracing::debug!(command = command.name(), client, "control command"),
+        }
         let answer = match command {
             Command::Status => Ok(Some(Output::Status(Box::new(self.status())))),
             Command::Pid { slots } => self.pids(&slots).map(Some),

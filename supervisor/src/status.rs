@@ -1,7 +1,7 @@
 //! The page an operator wants at 3 a.m.
 
 use baton_ipc::Slot as SlotId;
-use baton_ipc::control::{Degraded, SlotStatus, Status};
+use baton_ipc::control::{Degraded, PastTakeover, SlotStatus, Status};
 use baton_ipc::scoreboard::{COUNTER_MESSAGES, GAUGE_CONNECTIONS};
 
 use crate::process::Worker;
@@ -29,6 +29,10 @@ impl Supervisor<'_> {
             uptime_seconds: self.now.duration_since(self.started).as_secs_f64(),
             phase: phase.to_owned(),
             peer: self.peer_status(),
+            last_takeover: self.last_takeover.as_ref().map(|(done, receipt)| PastTakeover {
+                seconds_ago: self.now.saturating_duration_since(*done).as_secs_f64(),
+                receipt: receipt.clone(),
+            }),
             listen: self.listeners.endpoints().to_vec(),
             backplane: self.settings.backplane.clone(),
             backplane_degraded: self.degraded(),

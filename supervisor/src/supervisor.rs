@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use baton_ipc::control::{ErrorCode, Output, Reply};
+use baton_ipc::control::{ErrorCode, Output, Reply, TakeoverReceipt};
 use baton_ipc::scoreboard::{COUNTER_MESSAGES, Row};
 use baton_ipc::{Channel, Inheritance, MAX_SLOTS, Scoreboard, Side, Slot as SlotId};
 
@@ -95,6 +95,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) peer: Option<Peer>,
     /// A takeover that this generation drives.
     pub(crate) driver: Option<Driver>,
+    /// The takeover by which this generation came to serve, and when that was.
+    pub(crate) last_takeover: Option<(Instant, TakeoverReceipt)>,
     pub(crate) probe: Option<Probe>,
     pub(crate) probe_wanted: Option<ProbeJob>,
     /// The installed binary was started, to take over.
@@ -196,6 +198,7 @@ impl<'a> Supervisor<'a> {
             visitor: None,
             peer,
             driver: None,
+            last_takeover: None,
             probe: None,
             probe_wanted: None,
             upgrading: None,

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::num::NonZero;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,8 @@ use std::thread;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
 
 use super::eventually;
 
@@ -17,15 +20,23 @@ use super::eventually;
 pub struct Terminal {
     child: Child,
     keyboard: File,
+    /// All that was written, as it was.
     screen: Arc<Mutex<String>>,
-    /// How much of the screen was looked at.
+    /// What that looks like.
+    picture: Arc<Mutex<vt100::Parser>>,
+    /// How much of what was written was looked at.
     seen: usize,
 }
 
 impl Terminal {
     /// Starts the program on a terminal of its own.
-    pub fn start(mut command: Command) -> Terminal {
-        let size = Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
+    pub fn start(command: Command) -> Terminal {
+        Terminal::of_size(command, 200, 50)
+    }
+
+    /// The same, so wide and so high.
+    pub fn of_size(mut command: Command, columns: u16, rows: u16) -> Terminal {
+        let size = window(columns, rows);
         let OpenptyResult { master, slave } = openpty(&size, None).expect("a terminal");
         // Duplicates that no other child inherits: while anyone has one, a terminal does not end.
         let (master, slave) = (private(master), private(slave));
@@ -38,22 +49,28 @@ impl Terminal {
             let result = unsafe { nix::libc::ioctl(0, nix::libc::TIOCSCTTY, 0) };
             nix::errno::Errno::result(result).map(drop).map_err(Into::into)
         };
+        if !command.get_envs().any(|(name, _)| name == "TERM") {
+            command.env("TERM", "xterm");
+        }
         // SAFETY: two system calls, which may be made between fork and exec.
         unsafe { command.pre_exec(act) };
-        let child = command.env("TERM", "xterm").stdin(stdin).stdout(stdout).stderr(slave).spawn();
+        let child = command.stdin(stdin).stdout(stdout).stderr(slave).spawn();
         // With it go our descriptors of the far end, so that the end of the program is the end of the terminal.
         drop(command);
         let screen = Arc::new(Mutex::new(String::new()));
         let keyboard = File::from(master);
+        let picture = Arc::new(Mutex::new(vt100::Parser::new(cells(rows), cells(columns), 0)));
         let (mut from, to) = (keyboard.try_clone().expect("a descriptor"), Arc::clone(&screen));
+        let drawn = Arc::clone(&picture);
         thread::spawn(move || {
             let mut bytes = [0; 4096];
             // EIO is the end: nobody has the far end any more.
             while let Ok(n @ 1..) = from.read(&mut bytes) {
+                drawn.lock().expect("no panic").process(&bytes[..n]);
                 to.lock().expect("no panic").push_str(&String::from_utf8_lossy(&bytes[..n]));
             }
         });
-        Terminal { child: child.expect("the program starts"), keyboard, screen, seen: 0 }
+        Terminal { child: child.expect("the program starts"), keyboard, screen, picture, seen: 0 }
     }
 
     /// Types.
@@ -75,11 +92,57 @@ impl Terminal {
         came
     }
 
+    /// What the terminal shows now.
+    pub fn contents(&self) -> String {
+        self.picture.lock().expect("no panic").screen().contents()
+    }
+
+    /// Waits until the terminal shows this.
+    #[track_caller]
+    pub fn wait_shown(&self, text: &str) {
+        eventually(&format!("{text:?} is shown"), || self.contents().contains(text).then_some(()));
+    }
+
+    /// All that was written to it so far.
+    pub fn written(&self) -> String {
+        self.screen.lock().expect("no panic").clone()
+    }
+
+    /// Makes it so wide and so high.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        self.picture.lock().expect("no panic").screen_mut().set_size(cells(rows), cells(columns));
+        let size = window(columns, rows);
+        // SAFETY: the kernel reads one Winsize, which lives until the call returns.
+        let result = unsafe { nix::libc::ioctl(self.keyboard.as_raw_fd(), nix::libc::TIOCSWINSZ, &raw const size) };
+        nix::errno::Errno::result(result).expect("a terminal");
+    }
+
+    /// Whether it is as a shell wants it: lines and echo, the usual screen, a cursor.
+    pub fn is_restored(&self) -> bool {
+        let picture = self.picture.lock().expect("no panic");
+        let (other, hidden) = (picture.screen().alternate_screen(), picture.screen().hide_cursor());
+        let modes = tcgetattr(&self.keyboard).expect("a terminal").local_flags;
+        !other && !hidden && modes.contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+    }
+
+    /// The program.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
     /// Waits until the program has ended by itself.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         eventually("the end of the program", || self.child.try_wait().expect("a child of ours"))
     }
+}
+
+fn cells(number: u16) -> NonZero<u16> {
+    NonZero::new(number).expect("a terminal has a size")
+}
+
+fn window(columns: u16, rows: u16) -> Winsize {
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 fn private(fd: OwnedFd) -> OwnedFd {
@@ -90,6 +153,7 @@ fn private(fd: OwnedFd) -> OwnedFd {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if thread::panicking() {
+            eprintln!("--- shown:\n{}", self.picture.lock().map(|it| it.screen().contents()).unwrap_or_default());
             eprintln!("--- the terminal:\n{}", self.screen.lock().map(|text| text.clone()).unwrap_or_default());
         }
         let _ = self.child.kill();

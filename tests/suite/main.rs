@@ -15,6 +15,7 @@ mod floods;
 mod handoff;
 mod http;
 mod logs;
+mod monitor;
 mod monitoring;
 mod nginx;
 mod oracle;

@@ -100,6 +100,7 @@ fn status(color: &str, phase: &str) -> Status {
         uptime_seconds: 1.0,
         phase: phase.into(),
         peer: None,
+        last_takeover: None,
         listen: vec![],
         backplane: "embedded".into(),
         backplane_degraded: None,

@@ -156,6 +156,32 @@ impl Command {
             Command::Version => "version",
         }
     }
+
+    /// Whether it only looks, and changes nothing: who watches a service asks so all the time.
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Command::Status
+            | Command::Pid { .. }
+            | Command::Tail { .. }
+            | Command::Connections { .. }
+            | Command::Backplane
+            | Command::Version => true,
+            Command::Start { .. }
+            | Command::Stop { .. }
+            | Command::Restart { .. }
+            | Command::Reload
+            | Command::Promote { .. }
+            | Command::Rollback
+            | Command::Upgrade
+            | Command::Rebalance
+            | Command::Scale { .. }
+            | Command::Signal { .. }
+            | Command::ReopenLogs
+            | Command::Disconnect { .. }
+            | Command::Broadcast { .. }
+            | Command::Shutdown => false,
+        }
+    }
 }
 
 fn default_limit() -> usize {
@@ -330,6 +356,15 @@ pub struct TakeoverReceipt {
     pub kept: bool,
 }
 
+/// A takeover that is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PastTakeover {
+    /// Since it was done.
+    pub seconds_ago: f64,
+    /// What became of every connection.
+    pub receipt: TakeoverReceipt,
+}
+
 /// The page an operator wants at 3 a.m.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -346,6 +381,9 @@ pub struct Status {
     /// The other generation, while there is one.
     #[serde(default)]
     pub peer: Option<PeerStatus>,
+    /// The takeover by which this generation came to serve; none: it was started alone.
+    #[serde(default)]
+    pub last_takeover: Option<PastTakeover>,
     /// Addresses.
     pub listen: Vec<Endpoint>,
     /// What the workers share: `embedded` or `redis`, and where.

@@ -371,6 +371,7 @@ impl Supervisor<'_> {
             p99_pause_us = receipt.p99_pause_us,
             "taken over"
         );
+        self.last_takeover = Some((self.now, receipt.clone()));
         self.reply(driver.client, Reply::Done { output: Output::Takeover(Box::new(receipt)) });
         if std::mem::take(&mut self.end_wanted) {
             self.shut_down(None);
