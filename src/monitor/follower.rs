@@ -1,23 +1,23 @@
 //! Follows the log of every process of a generation, as `batonctl tail` reads it: out of the rings in shared memory, so
 //! wherever the log goes, a file, the journal or standard error.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::SystemTime;
 
-use baton_ipc::Slot;
 use baton_ipc::control::{Command, Output};
+use baton_ipc::{Side, Slot};
 
 use super::lines::Line;
 use crate::ctl::client::{Client, Error};
 
-/// Whose log: a slot's worker's, or the supervisor's.
-type Source = Option<Slot>;
+/// A ring: a slot's or the supervisor's, and which of its two, in which processes take turns.
+type Ring = (Option<Slot>, Side);
 
-/// How far each ring was read. What is in a ring's place changes when another process takes the place: then the last
-/// line that was read there is not where it was.
+/// How far each ring was read. A service that begins anew has other rings: then the last line that was read there is not
+/// where it was.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
-    marks: BTreeMap<Source, Mark>,
+    marks: HashMap<Ring, Mark>,
 }
 
 #[derive(Debug)]
@@ -39,16 +39,17 @@ pub(super) struct Come {
 impl Follower {
     /// New lines of the supervisor and of these slots.
     pub(super) fn follow(&mut self, client: &mut Client, slots: &[Slot]) -> Result<Come, Error> {
-        let sources: Vec<Source> = std::iter::once(None).chain(slots.iter().copied().map(Some)).collect();
-        self.marks.retain(|source, _| sources.contains(source));
+        let places = std::iter::once(None).chain(slots.iter().copied().map(Some));
+        let rings: Vec<Ring> = places.flat_map(|slot| Side::ALL.map(|side| (slot, side))).collect();
+        self.marks.retain(|ring, _| rings.contains(ring));
         let mut come = Come::default();
         let now = SystemTime::now();
-        for source in sources {
-            let mut tail = |from| match client.ask(Command::Tail { slot: source, from }, |_, _| Ok(()))? {
+        for (slot, side) in rings {
+            let mut tail = |from| match client.ask(Command::Tail { slot, side: Some(side), from }, |_, _| Ok(()))? {
                 Output::Tail { text, next, missed } => Ok((text, next, missed)),
                 _ => Err(Error::Foreign("no log lines in it".to_owned())),
             };
-            let (text, next, missed) = match self.marks.get(&source) {
+            let (text, next, missed) = match self.marks.get(&(slot, side)) {
                 None => tail(None)?,
                 Some(mark) => {
                     let (text, next, missed) = tail(Some(mark.at))?;
@@ -64,7 +65,8 @@ impl Follower {
             come.missed += missed;
             come.lines.extend(text.lines().map(|line| Line::parse(line, now)));
             if let Some(last) = text.split_inclusive('\n').next_back() {
-                self.marks.insert(source, Mark { at: next.saturating_sub(last.len() as u64), last: last.to_owned() });
+                let at = next.saturating_sub(last.len() as u64);
+                self.marks.insert((slot, side), Mark { at, last: last.to_owned() });
             }
         }
         // Each ring is in order; together they are not.
@@ -93,10 +95,17 @@ mod tests {
             let (stream, _) = listener.accept().unwrap();
             let mut requests = BufReader::new(&stream).lines();
             let mut asked = vec![];
-            for (text, next, missed) in answers {
-                let request: Request = serde_json::from_str(&requests.next().unwrap().unwrap()).unwrap();
-                let Command::Tail { from, .. } = request.command else { panic!("{request:?}") };
-                asked.push(from);
+            // The supervisor writes to the first of its two rings.
+            let mut answers = answers.into_iter();
+            while let Some(Ok(request)) = requests.next() {
+                let request: Request = serde_json::from_str(&request).unwrap();
+                let Command::Tail { side, from, .. } = request.command else { panic!("{request:?}") };
+                let (text, next, missed) = if side == Some(Side::ALL[0]) {
+                    asked.push(from);
+                    answers.next().unwrap()
+                } else {
+                    ("", 0, 0)
+                };
                 let output = Output::Tail { text: text.into(), next, missed };
                 let line = serde_json::to_string(&Reply::Done { output }).unwrap() + "\n";
                 (&stream).write_all(line.as_bytes()).unwrap();
@@ -119,6 +128,7 @@ mod tests {
         assert_eq!(texts(&follower.follow(&mut client, &[]).unwrap()), ["one", "two"]);
         assert!(follower.follow(&mut client, &[]).unwrap().lines.is_empty());
         assert_eq!(texts(&follower.follow(&mut client, &[]).unwrap()), ["three"]);
+        drop(client);
         assert_eq!(supervisor.join().unwrap(), [None, Some(4), Some(4)]);
     }
 
@@ -129,6 +139,7 @@ mod tests {
         let mut follower = Follower::default();
         follower.follow(&mut client, &[]).unwrap();
         assert_eq!(texts(&follower.follow(&mut client, &[]).unwrap()), ["half of a line", "new"]);
+        drop(client);
         assert_eq!(supervisor.join().unwrap(), [None, Some(4), None]);
     }
 
