@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use baton_benches::machine::{self, Machine};
-use baton_benches::rows::{Bench, idle, life, messages, redis, takeover};
+use baton_benches::rows::{Bench, busy, even, idle, life, messages, redis, scale, storm, takeover};
 use baton_benches::table::{self, Row};
 use baton_benches::targets::Programs;
 use clap::{Parser, ValueEnum};
@@ -52,6 +52,14 @@ enum Group {
     Shutdown,
     /// Heartbeat, first client to last
     Heartbeat,
+    /// Very many idle connections: memory, CPU at rest, a heartbeat to all of them
+    Scale,
+    /// All clients connect at once
+    Storm,
+    /// How evenly new connections are spread over the workers
+    Even,
+    /// One worker's core busy to the full: what the others' clients notice
+    Busy,
     /// Takeovers: how long they take, and what clients notice
     Takeover,
 }
@@ -112,6 +120,26 @@ fn measure(cli: &Cli, bench: &Bench) -> Vec<Row> {
         (Group::Start, "start", life::start as fn(&Bench) -> Row),
         (Group::Shutdown, "shutdown", life::shutdown),
         (Group::Heartbeat, "heartbeat", life::heartbeat),
+    ] {
+        if wanted(group) {
+            progress(title);
+            rows.push(row(bench));
+        }
+    }
+    if wanted(Group::Scale) {
+        let sizes: &[(usize, u16)] = if cli.quick { &[(5_000, 4)] } else { &[(75_000, 4), (150_000, 8)] };
+        for (connections, workers) in sizes {
+            progress(&format!("{connections} idle connections"));
+            rows.extend(scale::measure(bench, *connections, *workers));
+        }
+    }
+    if wanted(Group::Storm) {
+        progress("connects at once");
+        rows.extend(storm::measure(bench));
+    }
+    for (group, title, row) in [
+        (Group::Even, "connections per worker", even::measure as fn(&Bench) -> Row),
+        (Group::Busy, "one worker's core busy", busy::measure),
     ] {
         if wanted(group) {
             progress(title);
