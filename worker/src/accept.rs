@@ -2,9 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -199,9 +201,21 @@ fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer
     let id = handshakes.next.get();
     handshakes.next.set(id + 1);
     let handshake = Handshake { shared: shared.clone(), peer, id };
-    let task = tokio::task::spawn_local(http::serve(handshake, stream, unread));
+    let serve = http::serve(handshake, stream, unread);
+    let task = tokio::task::spawn_local(turns_between(shared.clone(), serve));
     handshakes.open.borrow_mut().insert(id, (Instant::now(), task.abort_handle()));
     metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);
+}
+
+/// Between any two steps of HTTP connections there is time for a turn. After a failure elsewhere thousands of clients come
+/// at once; the runtime has all of them take their steps in a row, each of which costs as much as ten messages.
+async fn turns_between<A: App>(shared: Rc<Shared<A>>, connection: impl Future<Output = ()>) {
+    let mut connection = pin!(connection);
+    poll_fn(|context| {
+        shared.turn_if_overdue();
+        connection.as_mut().poll(context)
+    })
+    .await;
 }
 
 fn out_of_resources(error: &io::Error) -> bool {
