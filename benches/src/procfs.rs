@@ -124,16 +124,18 @@ pub fn pss(processes: &[u32]) -> io::Result<u64> {
     Ok(total)
 }
 
-/// What the kernel holds for all sockets, files and the like of the machine, in bytes: its slabs (`/proc/meminfo`) and the
-/// pages in TCP's buffers (`/proc/net/sockstat`).
+/// What the kernel holds for all sockets, files and the like of the machine, in bytes: slabs that cannot be reclaimed
+/// (`/proc/meminfo`), and the pages in TCP's buffers (`/proc/net/sockstat`). Those that can be reclaimed grow whenever
+/// somebody looks at `/proc/PID/fd`; with them the inodes and directory entries of the sockets are left out.
 ///
 /// # Errors
 /// No `/proc`.
 pub fn kernel_memory() -> io::Result<u64> {
     let missing = |what: &str| io::Error::new(ErrorKind::InvalidData, format!("{what} is not told"));
     let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let slab = meminfo.lines().find_map(|line| line.strip_prefix("Slab:")?.trim().strip_suffix(" kB")?.parse().ok());
-    let slab_kib: u64 = slab.ok_or_else(|| missing("Slab of /proc/meminfo"))?;
+    let slab =
+        meminfo.lines().find_map(|line| line.strip_prefix("SUnreclaim:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let slab_kib: u64 = slab.ok_or_else(|| missing("SUnreclaim of /proc/meminfo"))?;
     let sockstat = fs::read_to_string("/proc/net/sockstat")?;
     let tcp = sockstat.lines().find_map(|line| line.strip_prefix("TCP:")?.rsplit_once(" mem ")?.1.parse().ok());
     let tcp_pages: u64 = tcp.ok_or_else(|| missing("mem of TCP in /proc/net/sockstat"))?;

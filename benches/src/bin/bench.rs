@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use baton_benches::baseline::Results;
 use baton_benches::machine::{self, Machine};
 use baton_benches::rows::{Bench, busy, even, idle, life, messages, redis, scale, storm, takeover};
 use baton_benches::table::{self, Row};
 use baton_benches::targets::Programs;
 use clap::{Parser, ValueEnum};
 use nix::unistd::alarm;
-use serde_json::json;
 
 /// Measures baton beside a bare epoll loop, fastwebsockets and tokio-tungstenite
 #[derive(Parser)]
@@ -83,7 +83,7 @@ fn run(cli: &Cli) -> io::Result<bool> {
     let mut bench = Bench::new(Programs { directory, baton }, cli.quick)?;
     bench.rounds = cli.rounds.unwrap_or(bench.rounds).max(1);
     // Each wait has its own bound; this is for what nobody thought of. The kernel then ends this process and its children.
-    alarm::set(280 + 26 * u32::try_from(bench.rounds).unwrap_or(u32::MAX / 52));
+    alarm::set(540 + 26 * u32::try_from(bench.rounds).unwrap_or(u32::MAX / 52));
 
     let machine = Machine::of_this_run()?;
     print_facts(&machine, &bench);
@@ -92,10 +92,11 @@ fn run(cli: &Cli) -> io::Result<bool> {
     progress("");
     println!("{}", table::render(&rows));
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
+    let results = Results { machine, rows };
     if let Some(file) = &cli.json {
-        std::fs::write(file, serde_json::to_string_pretty(&json!({ "machine": machine, "rows": rows }))? + "\n")?;
+        std::fs::write(file, serde_json::to_string_pretty(&results)? + "\n")?;
     }
-    Ok(rows.iter().all(|row| row.verdict.is_good()))
+    Ok(results.rows.iter().all(|row| row.verdict.is_good()))
 }
 
 fn measure(cli: &Cli, bench: &Bench) -> Vec<Row> {

@@ -8,10 +8,10 @@ use crate::child::Priority;
 use crate::procfs;
 use crate::rows::Bench;
 use crate::rows::crowd::{Crowd, Kind};
-use crate::table::Row;
+use crate::table::{self, Row};
 use crate::targets::Server;
 
-pub(super) const UNIT: &str = "bytes/connection";
+pub(super) const UNIT: &str = table::BYTES;
 const WORKERS: u16 = 4;
 /// Connections of one client process, which has one source address.
 const PER_CLIENT: usize = 5_000;

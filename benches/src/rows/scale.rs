@@ -105,7 +105,8 @@ impl Figures {
             Row::of(titles.user, idle::UNIT, vec![self.user])
                 .asked(Some(400.0), Some(200.0))
                 .noted(format!("{least} to {most} connections in a worker")),
-            Row::of(titles.kernel, idle::UNIT, vec![self.kernel]),
+            Row::of(titles.kernel, idle::UNIT, vec![self.kernel])
+                .noted("of one end, without the socket's inode and directory entry, which are 1,100 more"),
             Row::of(titles.rest, "% of a core", vec![self.rest * 100.0]).asked(Some(1.0), None).noted(format!(
                 "a heartbeat takes {:.0} ms of CPU, {beat_each:.1} µs a connection: every 30 s that is {:.2} % of a core",
                 ms(&self.beat_cpu),
