@@ -36,7 +36,7 @@ pub(crate) use standing::Standing;
 const SLICE: Duration = Duration::from_millis(2);
 
 /// So long others may go on without a turn in between.
-const OVERDUE: Duration = Duration::from_millis(1);
+pub(crate) const OVERDUE: Duration = Duration::from_millis(1);
 
 /// What the tasks of a worker share. Borrows of the hub never cross an `await`.
 pub(crate) struct Shared<A: App> {
