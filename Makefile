@@ -1,9 +1,9 @@
 # What one does with baton from a checkout. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help build up promote down status monitor logs dev test lint bench
+.PHONY: help build up promote down status monitor logs dev test lint bench bench-check
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the two commands, optimised, in target/release
 	cargo build --release --locked
@@ -37,3 +37,6 @@ lint: ## formatting, clippy, layering, shell scripts, alerts (installs what is m
 
 bench: ## speed and memory beside a bare epoll loop and two published servers
 	@scripts/bench.sh
+
+bench-check: ## measure again, and say what got worse by more than 10 % since it was committed
+	@scripts/bench_check.sh

@@ -23,6 +23,7 @@ impl App for Counter {
     }
 
     fn counted(&mut self, (): &mut (), count: u64, reply: &mut Reply<'_>) {
-        reply.text_fmt(format_args!(r#"{{"count":{count}}}"#));
+        // The one line that runs for every message: what `format_args!` takes for it is a twentieth of a burst's cost.
+        reply.text_parts([r#"{"count":"#, itoa::Buffer::new().format(count), "}"]);
     }
 }

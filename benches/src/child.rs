@@ -1,4 +1,5 @@
-//! Processes that the bench starts, and always ends. Wraps prctl(2) between fork and exec, hence the unsafe code.
+//! Processes that the bench starts, and always ends. Wraps prctl(2) and sched_setscheduler(2) between fork and exec, hence
+//! the unsafe code.
 #![allow(unsafe_code)]
 
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -7,12 +8,23 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::{cores, procfs};
+
+/// Who goes first when several processes want the same core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// As any other.
+    Normal,
+    /// Only when no other wants it (`SCHED_IDLE`, sched(7)): what it does costs the others nothing but cache.
+    Yielding,
+}
 
 /// A child process. Dropped, it is killed with all its descendants; if the bench itself dies, the kernel kills it.
 pub struct Running {
@@ -30,13 +42,31 @@ impl Running {
     ///
     /// # Errors
     /// What fork(2) or execve(2) says, with the name of the program.
-    pub fn start(mut command: Command, core: Option<usize>) -> io::Result<Running> {
+    pub fn start(command: Command, core: Option<usize>) -> io::Result<Running> {
+        Running::start_as(Priority::Normal, command, core)
+    }
+
+    /// As [`Running::start`], with this priority.
+    ///
+    /// # Errors
+    /// Those of [`Running::start`].
+    pub fn start_as(priority: Priority, mut command: Command, core: Option<usize>) -> io::Result<Running> {
         let name = command.get_program().to_string_lossy().into_owned();
         let stderr = tempfile::tempfile()?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
-        // SAFETY: the closure makes one system call and touches no memory of the parent.
+        // SAFETY: the closure makes two system calls and touches no memory of the parent.
         unsafe {
-            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+            command.pre_exec(move || {
+                prctl::set_pdeathsig(Signal::SIGKILL)?;
+                if priority == Priority::Yielding {
+                    Errno::result(libc::sched_setscheduler(
+                        0,
+                        libc::SCHED_IDLE,
+                        &libc::sched_param { sched_priority: 0 },
+                    ))?;
+                }
+                Ok(())
+            });
         }
         let mut child = cores::started_on(core, || {
             command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))

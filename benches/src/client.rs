@@ -2,9 +2,11 @@
 //! and one `send` per reply or burst. It runs as `bench_client` on a core of its own, so that its work is not the server's.
 //!
 //! Talk with whoever started it: `ready` on stdout when all connections stand, then it waits for a line on stdin; at the
-//! end its report, one JSON object on one line. With a rate it does not wait, and hears [`orders`] while it goes on.
+//! end its report, one JSON object on one line. With a rate it does not wait, and hears [`orders`] while it goes on. Before
+//! all that it may have to [choose](choose).
 
 pub mod arrivals;
+pub mod choose;
 pub mod connect;
 pub mod heartbeat;
 pub mod idle;

@@ -13,6 +13,7 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug)]
 enum Command {
     Status,
+    Connections,
     Promote,
 }
 
@@ -20,6 +21,7 @@ impl Command {
     fn line(self) -> &'static str {
         match self {
             Command::Status => "{\"version\":1,\"command\":\"status\"}\n",
+            Command::Connections => "{\"version\":1,\"command\":\"connections\",\"limit\":1000000}\n",
             Command::Promote => {
                 "{\"version\":1,\"command\":\"promote\",\"canary\":null,\"watch_ms\":0,\"keep_old\":false}\n"
             }
@@ -41,8 +43,53 @@ enum Reply {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Output {
-    Status { phase: String },
+    Status(Status),
+    Connections { rows: Vec<Connection> },
     Takeover(Receipt),
+}
+
+impl Output {
+    fn kind(&self) -> &'static str {
+        match self {
+            Output::Status(_) => "a status",
+            Output::Connections { .. } => "a list of connections",
+            Output::Takeover(_) => "a receipt",
+        }
+    }
+
+    /// What comes instead of the answer to another question.
+    fn unexpected(&self) -> io::Error {
+        io::Error::new(ErrorKind::InvalidData, format!("answered with {}", self.kind()))
+    }
+}
+
+/// How a generation is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Status {
+    /// In which phase of its life.
+    pub phase: String,
+    /// Its slots, in order.
+    pub slots: Vec<Slot>,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Slot {
+    /// Its number.
+    pub slot: u16,
+    /// Of the worker in it.
+    pub pid: Option<u32>,
+    /// WebSockets open now.
+    pub connections: u64,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Connection {
+    /// The slot that serves it.
+    pub slot: u16,
+    /// The client's address.
+    pub peer: String,
 }
 
 /// What a takeover says of itself.
@@ -79,14 +126,25 @@ impl Receipt {
     }
 }
 
-/// In which phase of its life the generation behind `socket` is.
+/// How the generation behind `socket` is.
 ///
 /// # Errors
 /// Nobody answers there yet, or not this.
-pub fn phase(socket: &Path, patience: Duration) -> io::Result<String> {
+pub fn status(socket: &Path, patience: Duration) -> io::Result<Status> {
     match ask(socket, Command::Status, patience)? {
-        Output::Status { phase } => Ok(phase),
-        Output::Takeover(_) => Err(io::Error::new(ErrorKind::InvalidData, "a receipt instead of a status")),
+        Output::Status(status) => Ok(status),
+        other => Err(other.unexpected()),
+    }
+}
+
+/// The connections of the generation behind `socket`, as many of them as it tells.
+///
+/// # Errors
+/// Nobody answers there, or not this.
+pub fn connections(socket: &Path, patience: Duration) -> io::Result<Vec<Connection>> {
+    match ask(socket, Command::Connections, patience)? {
+        Output::Connections { rows } => Ok(rows),
+        other => Err(other.unexpected()),
     }
 }
 
@@ -97,7 +155,7 @@ pub fn phase(socket: &Path, patience: Duration) -> io::Result<String> {
 pub fn promote(socket: &Path, patience: Duration) -> io::Result<Receipt> {
     match ask(socket, Command::Promote, patience)? {
         Output::Takeover(receipt) => Ok(receipt),
-        Output::Status { .. } => Err(io::Error::new(ErrorKind::InvalidData, "a status instead of a receipt")),
+        other => Err(other.unexpected()),
     }
 }
 

@@ -14,6 +14,16 @@ pub fn allowed() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::count()).filter(|core| set.is_set(*core).unwrap_or(false)).collect())
 }
 
+/// Has a process that runs go on on `core` alone.
+///
+/// # Errors
+/// It is gone, or there is no such core.
+pub fn move_to(pid: u32, core: usize) -> io::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(pid.cast_signed()), &only)?)
+}
+
 /// Runs `start` with this thread on `core` alone, so that a process started by it begins there and stays.
 ///
 /// # Errors

@@ -78,7 +78,7 @@ impl<'a> Generations<'a> {
         let command = self.baton.command(self.address, &["--color", color.name(), "--takeover", "wait"]);
         let mut process = Running::start(command, self.core)?;
         let (socket, deadline) = (self.socket(color), Instant::now() + PATIENCE);
-        while !control::phase(&socket, PATIENCE).is_ok_and(|phase| phase == "standby") {
+        while !control::status(&socket, PATIENCE).is_ok_and(|status| status.phase == "standby") {
             if let Ok(status) = process.wait(LOOK) {
                 return Err(process.failure(ErrorKind::Other, &format!("{status} before it stood by")));
             }

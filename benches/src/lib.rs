@@ -9,10 +9,11 @@
 //! * [`child`], [`procfs`], [`cores`], [`machine`]: start, place, bound and measure processes.
 //! * [`targets`]: how each server is started; [`redis`]: a Redis beside it, and what it was sent.
 //! * [`generations`]: a baton that is taken over by the next, again and again; [`control`]: how it is told to.
-//! * [`rows`]: the measurements; [`table`]: what is printed.
+//! * [`rows`]: the measurements; [`table`]: what is printed; [`baseline`]: a run beside the committed one.
 
 #![deny(unsafe_code)]
 
+pub mod baseline;
 pub mod child;
 pub mod client;
 pub mod control;

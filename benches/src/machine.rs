@@ -4,12 +4,12 @@ use std::fs;
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cores;
 
 /// What a figure depends on beside the program.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// Release of the kernel.
     pub kernel: String,
@@ -24,7 +24,7 @@ pub struct Machine {
     /// Descriptors that one process may have.
     pub descriptors: u64,
     /// Cargo profile of the bench, which must be that of the servers.
-    pub profile: &'static str,
+    pub profile: String,
 }
 
 impl Machine {
@@ -46,7 +46,7 @@ impl Machine {
             memory_mib: memory.unwrap_or(0) / 1024,
             load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
             descriptors: getrlimit(Resource::RLIMIT_NOFILE)?.1,
-            profile: if cfg!(debug_assertions) { "debug" } else { "release" },
+            profile: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
         })
     }
 }

@@ -1,9 +1,14 @@
 //! The measurements, one function per group of rows.
 
+pub mod busy;
+mod crowd;
+pub mod even;
 pub mod idle;
 pub mod life;
 pub mod messages;
 pub mod redis;
+pub mod scale;
+pub mod storm;
 pub mod takeover;
 
 use crate::cores;

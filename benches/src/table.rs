@@ -1,11 +1,19 @@
 //! The result: rows with a verdict each, as an aligned table and as JSON.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+/// Unit of memory.
+pub const BYTES: &str = "bytes/connection";
+/// Unit of CPU time.
+pub const MICROS: &str = "µs/message";
+/// Unit of a ratio that is a row of its own.
+pub const TIMES: &str = "×";
 
 /// How a figure stands to what is asked of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Nothing is asked of it.
@@ -54,14 +62,14 @@ impl fmt::Display for Verdict {
 }
 
 /// One figure.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured.
     pub row: String,
     /// The median of the samples; none if the measurement failed.
     pub value: Option<f64>,
     /// Unit of the value and the samples.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// The value beside its reference, which is the median of the rounds' ratios.
     pub ratio: Option<f64>,
     /// The most that is allowed, of the ratio if there is one, else of the value.
@@ -82,7 +90,17 @@ impl Row {
         let value = median(&samples);
         let verdict = if value.is_some() { Verdict::Reference } else { Verdict::Failed };
         let note = String::new();
-        Row { row: row.into(), value, unit, ratio: None, limit: None, aim: None, verdict, samples, note }
+        Row {
+            row: row.into(),
+            value,
+            unit: Cow::Borrowed(unit),
+            ratio: None,
+            limit: None,
+            aim: None,
+            verdict,
+            samples,
+            note,
+        }
     }
 
     /// A row that could not be measured.
@@ -131,7 +149,7 @@ impl Row {
         [
             self.row.clone(),
             self.value.map_or_else(|| "–".to_owned(), |value| number(Some(value))),
-            self.unit.to_owned(),
+            self.unit.to_string(),
             spread,
             self.ratio.map_or(String::new(), |ratio| format!("{ratio:.2} ×")),
             bound(self.limit, "≤"),
@@ -153,19 +171,19 @@ pub fn median(samples: &[f64]) -> Option<f64> {
     }
 }
 
-/// The rows as one table, the notes beneath it.
-pub fn render(rows: &[Row]) -> String {
-    const HEAD: [&str; 8] = ["row", "median", "unit", "min–max", "ratio", "limit", "aim", "verdict"];
-    /// Figures are aligned at their right.
-    const RIGHT: [bool; 8] = [false, true, false, true, true, true, true, false];
-    let mut lines = vec![HEAD.map(str::to_owned)];
-    lines.extend(rows.iter().map(Row::cells));
+/// `lines` below `head`, in columns; those of `right` are aligned at their right.
+pub fn aligned<const N: usize>(
+    head: &[String; N],
+    lines: impl Iterator<Item = [String; N]>,
+    right: [bool; N],
+) -> String {
+    let lines: Vec<[String; N]> = std::iter::once(head.clone()).chain(lines).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 8] = std::array::from_fn(width);
+    let widths: [usize; N] = std::array::from_fn(width);
     let mut out = String::new();
     for (nth, line) in lines.iter().enumerate() {
-        let cells: Vec<String> = (0..HEAD.len())
-            .map(|column| match RIGHT[column] {
+        let cells: Vec<String> = (0..N)
+            .map(|column| match right[column] {
                 true => format!("{:>1$}", line[column], widths[column]),
                 false => format!("{:<1$}", line[column], widths[column]),
             })
@@ -173,10 +191,19 @@ pub fn render(rows: &[Row]) -> String {
         out += cells.join("  ").trim_end();
         out.push('\n');
         if nth == 0 {
-            out += &"─".repeat(widths.iter().sum::<usize>() + 2 * (HEAD.len() - 1));
+            out += &"─".repeat(widths.iter().sum::<usize>() + 2 * (N - 1));
             out.push('\n');
         }
     }
+    out
+}
+
+/// The rows as one table, the notes beneath it.
+pub fn render(rows: &[Row]) -> String {
+    const HEAD: [&str; 8] = ["row", "median", "unit", "min–max", "ratio", "limit", "aim", "verdict"];
+    /// Figures are aligned at their right.
+    const RIGHT: [bool; 8] = [false, true, false, true, true, true, true, false];
+    let mut out = aligned(&HEAD.map(str::to_owned), rows.iter().map(Row::cells), RIGHT);
     let noted: Vec<&Row> = rows.iter().filter(|row| !row.note.is_empty()).collect();
     if !noted.is_empty() {
         out.push('\n');

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::child::Running;
+use crate::child::{Priority, Running};
+use crate::control;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -58,7 +59,7 @@ impl Target {
         let line = process.line(PATIENCE)?;
         let address = line.strip_prefix("listening ").and_then(|address| address.parse().ok());
         let address = address.ok_or_else(|| process.failure(ErrorKind::InvalidData, &format!("said {line:?}")))?;
-        Ok(Server { address, process, start_up: Duration::ZERO, _directory: None })
+        Ok(Server { address, process, start_up: Duration::ZERO, control: None, _directory: None })
     }
 }
 
@@ -77,9 +78,22 @@ impl Programs {
     /// # Errors
     /// It cannot be started.
     pub fn client<'a>(&self, core: Option<usize>, arguments: impl IntoIterator<Item = &'a str>) -> io::Result<Running> {
+        self.client_as(Priority::Normal, core, arguments)
+    }
+
+    /// As [`Programs::client`], with this priority.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn client_as<'a>(
+        &self,
+        priority: Priority,
+        core: Option<usize>,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> io::Result<Running> {
         let mut command = Command::new(self.directory.join("bench_client"));
         command.args(arguments);
-        Running::start(command, core)
+        Running::start_as(priority, command, core)
     }
 
     /// A baton to be started, with directories of its own.
@@ -173,6 +187,8 @@ pub struct Server {
     pub process: Running,
     /// From its start until it served; zero if nobody looked.
     pub start_up: Duration,
+    /// Its control socket, if it is a baton that was started as the first of its generations.
+    control: Option<PathBuf>,
     /// Declared after the process, so that it is removed after its end.
     _directory: Option<TempDir>,
 }
@@ -180,7 +196,28 @@ pub struct Server {
 impl Server {
     /// One that serves already, with the directories of the baton that it is.
     pub(crate) fn of(address: SocketAddr, process: Running, start_up: Duration, baton: Baton<'_>) -> Server {
-        Server { address, process, start_up, _directory: Some(baton.directory) }
+        let control = Some(baton.runtime_directory().join("blue.sock"));
+        Server { address, process, start_up, control, _directory: Some(baton.directory) }
+    }
+
+    /// Its slots, as it tells them over its control socket.
+    ///
+    /// # Errors
+    /// It has none, or does not answer.
+    pub fn slots(&self) -> io::Result<Vec<control::Slot>> {
+        Ok(control::status(self.control()?, PATIENCE)?.slots)
+    }
+
+    /// The clients' addresses of its connections, with the slot that serves each; of no more than 300 in a slot.
+    ///
+    /// # Errors
+    /// It has no control socket, or does not answer.
+    pub fn connections(&self) -> io::Result<Vec<control::Connection>> {
+        control::connections(self.control()?, PATIENCE)
+    }
+
+    fn control(&self) -> io::Result<&Path> {
+        self.control.as_deref().ok_or_else(|| io::Error::other("a server without a control socket"))
     }
 
     /// The processes that serve: all but the supervisor.

@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -195,9 +197,21 @@ fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer
     let id = handshakes.next.get();
     handshakes.next.set(id + 1);
     let handshake = Handshake { shared: shared.clone(), peer, id };
-    let task = tokio::task::spawn_local(http::serve(handshake, stream, unread));
+    let serve = http::serve(handshake, stream, unread);
+    let task = tokio::task::spawn_local(turns_between(shared.clone(), serve));
     handshakes.open.borrow_mut().insert(id, (Instant::now(), task.abort_handle()));
     metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);
+}
+
+/// Between any two steps of HTTP connections there is time for a turn. After a failure elsewhere thousands of clients come
+/// at once; the runtime has all of them take their steps in a row, each of which costs as much as ten messages.
+async fn turns_between<A: App>(shared: Rc<Shared<A>>, connection: impl Future<Output = ()>) {
+    let mut connection = pin!(connection);
+    poll_fn(|context| {
+        shared.turn_if_overdue();
+        connection.as_mut().poll(context)
+    })
+    .await;
 }
 
 fn out_of_resources(error: &io::Error) -> bool {
@@ -209,4 +223,53 @@ fn out_of_resources(error: &io::Error) -> bool {
 pub(crate) fn max_descriptors() -> io::Result<usize> {
     let (soft, _hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     Ok(usize::try_from(soft.saturating_sub(RESERVE).max(1)).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::hub::Upgraded;
+    use crate::token::Token;
+    use crate::worker::OVERDUE;
+    use crate::worker::testing::Worker;
+
+    #[test]
+    fn who_talks_does_not_wait_for_a_crowd_that_connects() {
+        const CROWD: usize = 20;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let worker = Worker::new();
+        let (ours, mut client) = UnixStream::pair().unwrap();
+        client.set_nonblocking(true).unwrap();
+        let (token, request_id) = (Token::random(), Token::random());
+        let upgraded = Upgraded { socket: ours.into(), token, request_id, resumed: false, early: Vec::new() };
+        worker.shared.hub.borrow_mut().adopt(upgraded).unwrap();
+        client.write_all(b"\x81\x82\0\0\0\0hi").unwrap();
+        let answered = Rc::new(Cell::new(false));
+        let client = Rc::new(RefCell::new(client));
+        // All are ready at once, and nothing else takes turns here.
+        LocalSet::new().block_on(&runtime, async {
+            let crowd = (0..CROWD).map(|nth| {
+                let (answered, client) = (answered.clone(), client.clone());
+                let step = async move {
+                    let mut reply = [0; 16];
+                    if !answered.get() {
+                        answered.set(matches!(client.borrow_mut().read(&mut reply), Ok(4)));
+                    }
+                    assert!(answered.get() || nth < 2, "no reply before step {nth} of {CROWD}");
+                    // What a handshake costs on a slow machine.
+                    std::thread::sleep(2 * OVERDUE);
+                };
+                spawn_local(turns_between(worker.shared.clone(), step))
+            });
+            for one in crowd.collect::<Vec<_>>() {
+                one.await.unwrap();
+            }
+        });
+        assert!(answered.get());
+    }
 }

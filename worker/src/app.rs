@@ -68,6 +68,12 @@ impl Reply<'_> {
         *self.sent += 1;
     }
 
+    /// Sends a text message of these parts, one after another.
+    pub fn text_parts<const N: usize>(&mut self, parts: [&str; N]) {
+        frame::append_parts(self.out, Kind::Text, parts.map(str::as_bytes));
+        *self.sent += 1;
+    }
+
     /// Sends a binary message.
     pub fn binary(&mut self, data: &[u8]) {
         self.append(Kind::Binary, data);

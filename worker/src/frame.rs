@@ -30,9 +30,16 @@ impl Kind {
 
 /// Appends one whole frame to `out`.
 pub(crate) fn append(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
+    append_parts(out, kind, [payload]);
+}
+
+/// Appends one whole frame whose payload lies in parts.
+pub(crate) fn append_parts<const N: usize>(out: &mut Vec<u8>, kind: Kind, payload: [&[u8]; N]) {
     out.push(FINAL | kind.opcode());
-    append_length(out, payload.len());
-    out.extend_from_slice(payload);
+    append_length(out, payload.iter().map(|part| part.len()).sum());
+    for part in payload {
+        out.extend_from_slice(part);
+    }
 }
 
 /// Appends a frame whose payload `write` writes where it belongs, without a copy for one that is short.
@@ -109,6 +116,10 @@ mod tests {
             append(&mut ours, Kind::Text, &payload);
             append_with(&mut written, Kind::Text, |out| out.extend_from_slice(&payload));
             assert_eq!((&ours[6..], &written[6..]), (&theirs[..], &theirs[..]), "{length}");
+            let mut joined = Vec::new();
+            let (begin, end) = payload.split_at(length / 3);
+            append_parts(&mut joined, Kind::Text, [begin, b"", end]);
+            assert_eq!(joined, theirs, "{length} in parts");
         }
     }
 }

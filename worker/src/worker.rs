@@ -9,7 +9,6 @@ pub(crate) mod testing;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -32,6 +31,12 @@ use crate::readable::Readable;
 use crate::settings::Settings;
 
 pub(crate) use standing::Standing;
+
+/// So long turns may follow each other before HTTP, timers and the supervisor get theirs.
+const SLICE: Duration = Duration::from_millis(2);
+
+/// So long others may go on without a turn in between.
+pub(crate) const OVERDUE: Duration = Duration::from_millis(1);
 
 /// What the tasks of a worker share. Borrows of the hub never cross an `await`.
 pub(crate) struct Shared<A: App> {
@@ -56,6 +61,8 @@ pub(crate) struct Shared<A: App> {
     linked: Notify,
     /// The last heartbeat that was heard from another worker (milliseconds since 1970).
     beat: watch::Sender<u64>,
+    /// When the last turn ended.
+    turned: Cell<Instant>,
     log_lines_dropped: fn() -> u64,
     rest_logs: fn(),
     standing: RefCell<Standing>,
@@ -86,6 +93,7 @@ impl<A: App> Shared<A> {
             orphaned: Cell::new(false),
             linked: Notify::new(),
             beat: watch::Sender::new(0),
+            turned: Cell::new(Instant::now()),
             log_lines_dropped: hooks.log_lines_dropped,
             rest_logs: hooks.rest_logs,
             standing: RefCell::new(Standing::new()),
@@ -397,12 +405,33 @@ impl Acceptor {
 }
 
 impl<A: App> Shared<A> {
-    /// Turns until there is nothing to do at once; tells whoever waits for the last connection to go.
-    fn turn(&self) -> io::Result<After> {
+    /// Turns as long as there is something to do, but no longer than others may be kept waiting; tells whoever waits for the
+    /// last connection to go.
+    fn turns(&self) -> After {
         let mut hub = self.hub.borrow_mut();
-        let after = hub.turn()?;
+        let begun = Instant::now();
+        let (after, ended) = loop {
+            let after = hub.turn().unwrap_or_else(|error| {
+                // epoll_wait(2) fails only on a programming error: nothing can be served any more.
+                tracing::error!(%error, "the connections' epoll fails");
+                std::process::abort();
+            });
+            let now = Instant::now();
+            if after != After::More || now - begun >= SLICE {
+                break (after, now);
+            }
+        };
+        self.turned.set(ended);
         self.tell_if_emptied(&hub);
-        Ok(after)
+        after
+    }
+
+    /// As [`Shared::turns`], if the last turn was a while ago.
+    pub(crate) fn turn_if_overdue(&self) {
+        // What is left to do no event may tell of.
+        if self.turned.get().elapsed() >= OVERDUE && self.turns() == After::More {
+            self.settled.notify_one();
+        }
     }
 
     /// While draining, whoever waits for the last connection to go is told.

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use baton_benches::baseline::Results;
 use baton_benches::machine::{self, Machine};
-use baton_benches::rows::{Bench, idle, life, messages, redis, takeover};
+use baton_benches::rows::{Bench, busy, even, idle, life, messages, redis, scale, storm, takeover};
 use baton_benches::table::{self, Row};
 use baton_benches::targets::Programs;
 use clap::{Parser, ValueEnum};
 use nix::unistd::alarm;
-use serde_json::json;
 
 /// Measures baton beside a bare epoll loop, fastwebsockets and tokio-tungstenite
 #[derive(Parser)]
@@ -52,6 +52,14 @@ enum Group {
     Shutdown,
     /// Heartbeat, first client to last
     Heartbeat,
+    /// Very many idle connections: memory, CPU at rest, a heartbeat to all of them
+    Scale,
+    /// All clients connect at once
+    Storm,
+    /// How evenly new connections are spread over the workers
+    Even,
+    /// One worker's core busy to the full: what the others' clients notice
+    Busy,
     /// Takeovers: how long they take, and what clients notice
     Takeover,
 }
@@ -75,7 +83,7 @@ fn run(cli: &Cli) -> io::Result<bool> {
     let mut bench = Bench::new(Programs { directory, baton }, cli.quick)?;
     bench.rounds = cli.rounds.unwrap_or(bench.rounds).max(1);
     // Each wait has its own bound; this is for what nobody thought of. The kernel then ends this process and its children.
-    alarm::set(280 + 26 * u32::try_from(bench.rounds).unwrap_or(u32::MAX / 52));
+    alarm::set(540 + 26 * u32::try_from(bench.rounds).unwrap_or(u32::MAX / 52));
 
     let machine = Machine::of_this_run()?;
     print_facts(&machine, &bench);
@@ -84,10 +92,11 @@ fn run(cli: &Cli) -> io::Result<bool> {
     progress("");
     println!("{}", table::render(&rows));
     println!("measured in {:.0} s", started.elapsed().as_secs_f64());
+    let results = Results { machine, rows };
     if let Some(file) = &cli.json {
-        std::fs::write(file, serde_json::to_string_pretty(&json!({ "machine": machine, "rows": rows }))? + "\n")?;
+        std::fs::write(file, serde_json::to_string_pretty(&results)? + "\n")?;
     }
-    Ok(rows.iter().all(|row| row.verdict.is_good()))
+    Ok(results.rows.iter().all(|row| row.verdict.is_good()))
 }
 
 fn measure(cli: &Cli, bench: &Bench) -> Vec<Row> {
@@ -112,6 +121,26 @@ fn measure(cli: &Cli, bench: &Bench) -> Vec<Row> {
         (Group::Start, "start", life::start as fn(&Bench) -> Row),
         (Group::Shutdown, "shutdown", life::shutdown),
         (Group::Heartbeat, "heartbeat", life::heartbeat),
+    ] {
+        if wanted(group) {
+            progress(title);
+            rows.push(row(bench));
+        }
+    }
+    if wanted(Group::Scale) {
+        let sizes: &[(usize, u16)] = if cli.quick { &[(5_000, 4)] } else { &[(75_000, 4), (150_000, 8)] };
+        for (connections, workers) in sizes {
+            progress(&format!("{connections} idle connections"));
+            rows.extend(scale::measure(bench, *connections, *workers));
+        }
+    }
+    if wanted(Group::Storm) {
+        progress("connects at once");
+        rows.extend(storm::measure(bench));
+    }
+    for (group, title, row) in [
+        (Group::Even, "connections per worker", even::measure as fn(&Bench) -> Row),
+        (Group::Busy, "one worker's core busy", busy::measure),
     ] {
         if wanted(group) {
             progress(title);

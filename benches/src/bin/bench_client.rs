@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use baton_benches::client::load::{Load, Until};
 use baton_benches::client::paced::Paced;
-use baton_benches::client::{self, Dial, Orders, arrivals, heartbeat, idle, shutdown};
+use baton_benches::client::{self, Dial, Link, Orders, arrivals, choose, heartbeat, idle, shutdown};
 use baton_benches::machine;
 use clap::{Args, Parser, Subcommand};
 
@@ -48,6 +48,9 @@ enum Mode {
         /// The text of each message, at most 125 bytes
         #[arg(long, default_value = "hello", value_parser = payload)]
         payload: String,
+        /// Tell the addresses of all connections, and keep only those that come back on stdin, as JSON lists
+        #[arg(long)]
+        choose: bool,
     },
     /// New connections, each with one message; counts those that fail
     Connect {
@@ -59,6 +62,11 @@ enum Mode {
         /// The address to connect from
         #[arg(long)]
         source: Option<IpAddr>,
+    },
+    /// All connections at once, each with one message; counts those that fail
+    Storm {
+        #[command(flatten)]
+        dial: DialArgs,
     },
     /// Connections that do nothing, until a line comes on stdin
     Idle {
@@ -75,6 +83,9 @@ enum Mode {
         /// How long to wait for them
         #[arg(long, default_value_t = 10.0)]
         patience: f64,
+        /// Say `all` each time that all connections have one
+        #[arg(long)]
+        tell: bool,
     },
     /// Well-behaved connections that wait for the server to close them
     Shutdown {
@@ -102,6 +113,11 @@ impl DialArgs {
     fn dial(&self) -> Dial {
         Dial { server: self.server, source: self.source }
     }
+
+    fn open(&self, choose: bool) -> io::Result<Vec<Link>> {
+        let links = self.dial().open(self.connections)?;
+        if choose { choose::chosen(links) } else { Ok(links) }
+    }
 }
 
 fn payload(text: &str) -> Result<String, &'static str> {
@@ -126,16 +142,21 @@ fn main() -> ExitCode {
 fn run(mode: Mode) -> io::Result<()> {
     machine::raise_descriptor_limit()?;
     match mode {
-        Mode::Load { dial, rate: Some(rate), payload, .. } => {
-            let links = dial.dial().open(dial.connections)?;
+        Mode::Load { dial, rate: Some(rate), payload, choose, .. } => {
+            let links = dial.open(choose)?;
             let mut orders = Orders::ready();
             client::report(&Paced::new(links, rate, payload.as_bytes())?.run(&mut orders)?)
         }
         Mode::Connect { server, rate, source } => {
             client::report(&arrivals::run(Dial { server, source }, rate, &mut Orders::ready())?)
         }
-        Mode::Load { dial, rate: None, depth, seconds, messages, warm_up, busy_poll, payload } => {
-            let mut load = Load::new(dial.dial().open(dial.connections)?, depth, payload.as_bytes())?;
+        Mode::Storm { dial } => {
+            client::ready()?;
+            let number = dial.connections as u64;
+            client::report(&arrivals::run_at_once(dial.dial(), number, &mut Orders::listening())?)
+        }
+        Mode::Load { dial, rate: None, depth, seconds, messages, warm_up, busy_poll, payload, choose } => {
+            let mut load = Load::new(dial.open(choose)?, depth, payload.as_bytes())?;
             if busy_poll {
                 load = load.busy_polling();
             }
@@ -147,9 +168,14 @@ fn run(mode: Mode) -> io::Result<()> {
             })?)
         }
         Mode::Idle { dial } => idle::run(dial.dial(), dial.connections),
-        Mode::Heartbeat { dial, beats, patience } => {
+        Mode::Heartbeat { dial, beats, patience, tell } => {
             let patience = Duration::from_secs_f64(patience);
-            client::report(&heartbeat::run(dial.dial(), dial.connections, beats, patience)?)
+            let all_have_it = || {
+                if tell {
+                    println!("all");
+                }
+            };
+            client::report(&heartbeat::run(dial.dial(), dial.connections, beats, patience, all_have_it)?)
         }
         Mode::Shutdown { dial, patience } => {
             let patience = Duration::from_secs_f64(patience);

@@ -1,5 +1,6 @@
-//! New connections at a rate: each upgrades, has one message counted, and says goodbye. What becomes of them is counted,
-//! not fatal: the question is how many fail.
+//! New connections, at a rate or all at once: each upgrades and has one message counted. Those that come at a rate then say
+//! goodbye; those that come at once stay, as after a failure of whatever they were connected to before. What becomes of
+//! them is counted, not fatal: the question is how many fail.
 
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
@@ -16,6 +17,8 @@ use crate::frame;
 
 /// A connection that is not through by then has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Likewise, if all come at once and wait for each other.
+const CROWD_PATIENCE: Duration = Duration::from_secs(30);
 /// How often to look for those.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -27,7 +30,7 @@ const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 pub struct ArrivalReport {
     /// All that were begun.
     pub attempts: u64,
-    /// Got their count, exchanged closes and ended in order.
+    /// Got their count, and if they did not come to stay exchanged closes and ended in order.
     pub served: u64,
     /// Nobody listened.
     pub refused: u64,
@@ -35,7 +38,7 @@ pub struct ArrivalReport {
     pub reset: u64,
     /// Ended without a close.
     pub ended: u64,
-    /// Not through within five seconds.
+    /// Not through in time.
     pub unanswered: u64,
     /// Another answer than the one expected.
     pub wrong: u64,
@@ -68,7 +71,28 @@ enum Stage {
     Counting(Link),
     /// Has got its count and sent its close; whether the server's has come.
     Closing(Link, bool),
+    /// Has gone.
     Served,
+    /// Has got its count, and stays.
+    Stays(Link),
+}
+
+/// How many come, and what they do after their first count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    /// As many as there are before somebody says stop; they go.
+    UntilStopped,
+    /// So many; they stay.
+    AtOnce(u64),
+}
+
+impl Plan {
+    fn patience(self) -> Duration {
+        match self {
+            Plan::UntilStopped => PATIENCE,
+            Plan::AtOnce(_) => CROWD_PATIENCE,
+        }
+    }
 }
 
 struct Guest {
@@ -79,8 +103,11 @@ struct Guest {
 /// A run.
 struct Arrivals<'a> {
     dial: Dial,
+    plan: Plan,
     request: String,
     guests: Slab<Guest>,
+    /// How many of them are not served yet.
+    waiting: u64,
     watch: Watch,
     pace: Pace,
     record: Record,
@@ -93,25 +120,40 @@ struct Arrivals<'a> {
 /// # Errors
 /// What keeps the client itself from connecting, and an order that is none.
 pub fn run(dial: Dial, per_second: f64, orders: &mut Orders) -> io::Result<ArrivalReport> {
-    let arrivals = Arrivals {
-        request: crate::handshake::request(dial.server),
-        dial,
-        guests: Slab::new(),
-        watch: Watch::new([], Trigger::Level)?,
-        pace: Pace::of(per_second),
-        record: Record::default(),
-        report: ArrivalReport::default(),
-        orders,
-    };
-    arrivals.run()
+    Arrivals::new(dial, Plan::UntilStopped, Pace::of(per_second), orders)?.run()
+}
+
+/// Begins to open `number` connections before it looks what becomes of any, and closes them when all have their first reply.
+/// Each is due at the beginning.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_at_once(dial: Dial, number: u64, orders: &mut Orders) -> io::Result<ArrivalReport> {
+    Arrivals::new(dial, Plan::AtOnce(number), Pace::at_once(), orders)?.run()
 }
 
 impl Arrivals<'_> {
+    fn new(dial: Dial, plan: Plan, pace: Pace, orders: &mut Orders) -> io::Result<Arrivals<'_>> {
+        Ok(Arrivals {
+            request: crate::handshake::request(dial.server),
+            dial,
+            plan,
+            guests: Slab::new(),
+            waiting: 0,
+            watch: Watch::new([], Trigger::Level)?,
+            pace,
+            record: Record::default(),
+            report: ArrivalReport::default(),
+            orders,
+        })
+    }
+
     fn run(mut self) -> io::Result<ArrivalReport> {
         let (mut stopped, mut looked) = (false, Instant::now());
         loop {
             if !stopped {
                 self.begin_what_is_due()?;
+                stopped = matches!(self.plan, Plan::AtOnce(_));
             }
             let ready = self.watch.wait(Duration::ZERO)?;
             for nth in 0..ready {
@@ -121,7 +163,7 @@ impl Arrivals<'_> {
                 looked = Instant::now();
                 self.give_up_on_late_ones();
             }
-            if stopped && self.guests.is_empty() {
+            if stopped && self.waiting == 0 {
                 break;
             }
             let until = if stopped { Instant::now() + LOOK } else { self.pace.due(self.report.attempts) };
@@ -142,7 +184,7 @@ impl Arrivals<'_> {
     fn begin_what_is_due(&mut self) -> io::Result<()> {
         loop {
             let (due, now) = (self.pace.due(self.report.attempts), Instant::now());
-            if now < due {
+            if now < due || matches!(self.plan, Plan::AtOnce(number) if self.report.attempts == number) {
                 return Ok(());
             }
             self.record.begun(due, now);
@@ -152,6 +194,7 @@ impl Arrivals<'_> {
                     let guest = self.guests.vacant_entry();
                     self.watch.await_connection(&stream, guest.key())?;
                     guest.insert(Guest { due, stage: Stage::Connecting(stream) });
+                    self.waiting += 1;
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => {
                     self.report.failed(&error);
@@ -165,20 +208,30 @@ impl Arrivals<'_> {
     fn turn(&mut self, key: usize) {
         let guest = &mut self.guests[key];
         let due = guest.due;
-        let was_counting = matches!(guest.stage, Stage::Counting(_));
+        let (was_counting, was_served) = (matches!(guest.stage, Stage::Counting(_)), guest.stage.is_served());
         let stage = std::mem::replace(&mut guest.stage, Stage::Served);
-        match stage.advance(&mut self.watch, key, self.request.as_bytes()) {
-            Ok(Stage::Served) => {
-                self.report.served += 1;
-                self.guests.remove(key);
-            }
+        match stage.advance(&mut self.watch, key, self.request.as_bytes(), self.plan) {
             Ok(stage) => {
-                if was_counting && matches!(stage, Stage::Closing(..)) {
+                if was_counting && matches!(stage, Stage::Closing(..) | Stage::Stays(_)) {
                     self.record.done(due, Instant::now());
                 }
+                let (is_served, goes) = (stage.is_served(), matches!(stage, Stage::Served));
+                if is_served && !was_served {
+                    self.report.served += 1;
+                    self.waiting -= 1;
+                }
                 guest.stage = stage;
+                if goes {
+                    self.guests.remove(key);
+                }
             }
             Err(error) => {
+                // One that was served and is lost afterwards was not served after all.
+                if was_served {
+                    self.report.served -= 1;
+                } else {
+                    self.waiting -= 1;
+                }
                 self.report.failed(&error);
                 self.guests.remove(key);
             }
@@ -186,21 +239,22 @@ impl Arrivals<'_> {
     }
 
     fn give_up_on_late_ones(&mut self) {
-        let report = &mut self.report;
+        let (report, waiting, patience) = (&mut self.report, &mut self.waiting, self.plan.patience());
         self.guests.retain(|_, guest| {
-            let stays = guest.due.elapsed() < PATIENCE;
-            if !stays {
+            let in_time = guest.stage.is_served() || guest.due.elapsed() < patience;
+            if !in_time {
                 let stage = guest.stage.words();
-                report.failed(&io::Error::new(ErrorKind::TimedOut, format!("still {stage} after {PATIENCE:?}")));
+                report.failed(&io::Error::new(ErrorKind::TimedOut, format!("still {stage} after {patience:?}")));
+                *waiting -= 1;
             }
-            stays
+            in_time
         });
     }
 }
 
 impl Stage {
     /// As far as what has come allows.
-    fn advance(self, watch: &mut Watch, key: usize, request: &[u8]) -> io::Result<Stage> {
+    fn advance(self, watch: &mut Watch, key: usize, request: &[u8], plan: Plan) -> io::Result<Stage> {
         match self {
             Stage::Connecting(stream) => {
                 if let Some(error) = stream.take_error()? {
@@ -233,6 +287,7 @@ impl Stage {
                 })?;
                 match (state, counted) {
                     (Received::End, _) => Err(ErrorKind::UnexpectedEof.into()),
+                    (Received::Open, true) if matches!(plan, Plan::AtOnce(_)) => Ok(Stage::Stays(link)),
                     (Received::Open, true) => {
                         link.send(&frame::masked(frame::CLOSE, &NORMAL))?;
                         Ok(Stage::Closing(link, false))
@@ -255,8 +310,22 @@ impl Stage {
                     (Received::Open, closed) => Ok(Stage::Closing(link, closed)),
                 }
             }
+            Stage::Stays(mut link) => {
+                let state = link.receive(&mut watch.scratch, |opcode, payload| match opcode {
+                    frame::TEXT if payload.starts_with(br#"{"ts""#) => Ok(()),
+                    _ => Err(unexpected("nothing", opcode, payload)),
+                })?;
+                match state {
+                    Received::Open => Ok(Stage::Stays(link)),
+                    Received::End => Err(ErrorKind::UnexpectedEof.into()),
+                }
+            }
             Stage::Served => Ok(Stage::Served),
         }
+    }
+
+    fn is_served(&self) -> bool {
+        matches!(self, Stage::Served | Stage::Stays(_))
     }
 
     fn words(&self) -> &'static str {
@@ -265,7 +334,7 @@ impl Stage {
             Stage::Upgrading(_) => "without an answer to its handshake",
             Stage::Counting(_) => "without its count",
             Stage::Closing(..) => "not closed",
-            Stage::Served => "there",
+            Stage::Served | Stage::Stays(_) => "there",
         }
     }
 }

@@ -195,6 +195,14 @@ impl Link {
         }
     }
 
+    /// Its own address.
+    ///
+    /// # Errors
+    /// Those of getsockname(2).
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
     /// One `send`; a run never has so much under way that it would not fit.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! How far apart the first and the last of many idle clients get the same heartbeat.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ pub struct Beat {
     pub payload: String,
     /// From the first arrival to the last, in milliseconds.
     pub spread_ms: f64,
+    /// When all had it, in microseconds since 1970; 0: they had not.
+    pub last_us: u64,
     /// Connections that got it.
     pub received: usize,
     /// Connections that got it more than once.
@@ -38,15 +40,23 @@ struct Record {
     payload: Vec<u8>,
     first: Instant,
     last: Instant,
+    last_us: u64,
     received: usize,
     doubled: usize,
 }
 
 /// Opens `connections`, waits for a pause between heartbeats, then records the next `beats`; gives up after `patience`.
+/// Each time that all connections have one, `all_have_it` is called.
 ///
 /// # Errors
 /// A connection that could not be opened or that ended.
-pub fn run(dial: Dial, connections: usize, beats: usize, patience: Duration) -> io::Result<HeartbeatReport> {
+pub fn run(
+    dial: Dial,
+    connections: usize,
+    beats: usize,
+    patience: Duration,
+    mut all_have_it: impl FnMut(),
+) -> io::Result<HeartbeatReport> {
     let mut links = dial.open(connections)?;
     let mut watch = Watch::new(&links, Trigger::Level)?;
     ready()?;
@@ -68,7 +78,11 @@ pub fn run(dial: Dial, connections: usize, beats: usize, patience: Duration) -> 
             let place = watch.place(nth);
             let state = links[place].receive(&mut watch.scratch, |opcode, payload| {
                 if recording && opcode == frame::TEXT && payload.starts_with(br#"{"ts""#) {
-                    record(&mut records, &mut seen[place], payload);
+                    let record = record(&mut records, &mut seen[place], payload);
+                    if record.received == connections && record.last_us == 0 {
+                        record.last_us = wall_us();
+                        all_have_it();
+                    }
                 }
                 Ok(())
             })?;
@@ -80,24 +94,36 @@ pub fn run(dial: Dial, connections: usize, beats: usize, patience: Duration) -> 
     let beats = records.into_iter().map(|record| Beat {
         payload: String::from_utf8_lossy(&record.payload).into_owned(),
         spread_ms: (record.last - record.first).as_secs_f64() * 1e3,
+        last_us: record.last_us,
         received: record.received,
         doubled: record.doubled,
     });
     Ok(HeartbeatReport { connections, beats: beats.collect() })
 }
 
-fn record(records: &mut Vec<Record>, seen: &mut usize, payload: &[u8]) {
+fn record<'a>(records: &'a mut Vec<Record>, seen: &mut usize, payload: &[u8]) -> &'a mut Record {
     let now = Instant::now();
-    match records.iter().rposition(|record| record.payload == payload) {
-        Some(place) if place < *seen => records[place].doubled += 1,
+    let place = match records.iter().rposition(|record| record.payload == payload) {
+        Some(place) if place < *seen => {
+            records[place].doubled += 1;
+            place
+        }
         Some(place) => {
             records[place].last = now;
             records[place].received += 1;
             *seen = place + 1;
+            place
         }
         None => {
-            records.push(Record { payload: payload.to_vec(), first: now, last: now, received: 1, doubled: 0 });
+            let payload = payload.to_vec();
+            records.push(Record { payload, first: now, last: now, last_us: 0, received: 1, doubled: 0 });
             *seen = records.len();
+            records.len() - 1
         }
-    }
+    };
+    &mut records[place]
+}
+
+fn wall_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }

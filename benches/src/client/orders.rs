@@ -46,6 +46,11 @@ impl Orders {
     /// Says `ready`, and begins to listen.
     pub fn ready() -> Orders {
         println!("ready");
+        Orders::listening()
+    }
+
+    /// Begins to listen.
+    pub fn listening() -> Orders {
         Orders { stdin: io::stdin(), unread: Vec::new() }
     }
 

@@ -20,6 +20,11 @@ impl Pace {
         Pace { start: Instant::now(), per_second }
     }
 
+    /// All at once, now.
+    pub fn at_once() -> Pace {
+        Pace::of(f64::INFINITY)
+    }
+
     /// When the `nth` is due; the first is number 0.
     #[inline]
     pub fn due(&self, nth: u64) -> Instant {
@@ -133,6 +138,8 @@ mod tests {
     fn a_thousand_a_second_are_due_every_millisecond() {
         let pace = Pace::of(1_000.0);
         assert_eq!(pace.due(5) - pace.due(2), Duration::from_millis(3));
+        let pace = Pace::at_once();
+        assert_eq!(pace.due(5), pace.due(0));
     }
 
     #[test]

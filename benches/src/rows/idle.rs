@@ -4,20 +4,21 @@ use std::io;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::child::Running;
+use crate::child::Priority;
 use crate::procfs;
 use crate::rows::Bench;
-use crate::table::Row;
+use crate::rows::crowd::{Crowd, Kind};
+use crate::table::{self, Row};
 use crate::targets::Server;
 
-const UNIT: &str = "bytes/connection";
+pub(super) const UNIT: &str = table::BYTES;
 const WORKERS: u16 = 4;
 /// Connections of one client process, which has one source address.
 const PER_CLIENT: usize = 5_000;
 /// Connections that come and go before the first look, so that code and tables that are made at the first connection are
 /// not charged to the others.
-const FIRST: usize = 64;
-const SETTLE: Duration = Duration::from_secs(2);
+pub(super) const FIRST: usize = 64;
+pub(super) const SETTLE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Measures `connections` idle connections.
@@ -79,27 +80,13 @@ fn bytes(bench: &Bench, connections: usize) -> io::Result<Figures> {
 }
 
 /// As many clients as it takes, all connected.
-fn open(bench: &Bench, server: &Server, connections: usize) -> io::Result<Vec<Running>> {
-    let address = server.address.to_string();
-    let mut clients = Vec::new();
-    for nth in 0..connections.div_ceil(PER_CLIENT) {
-        let share = PER_CLIENT.min(connections - nth * PER_CLIENT).to_string();
-        let source = format!("127.0.0.{}", 2 + nth);
-        clients.push(bench.programs.client(None, ["idle", &address, "--connections", &share, "--source", &source])?);
-    }
-    for client in &mut clients {
-        client.line(PATIENCE)?;
-    }
-    Ok(clients)
+pub(super) fn open(bench: &Bench, server: &Server, connections: usize) -> io::Result<Crowd> {
+    let kind = Kind { mode: "idle", arguments: &[], per_client: PER_CLIENT, priority: Priority::Normal, core: None };
+    kind.open(bench, server.address, connections)
 }
 
-fn close(mut clients: Vec<Running>) -> io::Result<()> {
-    for client in &mut clients {
-        client.tell("close")?;
-    }
-    for client in &mut clients {
-        client.line(PATIENCE)?;
-        client.wait(PATIENCE)?;
-    }
-    Ok(())
+pub(super) fn close(mut clients: Crowd) -> io::Result<()> {
+    clients.tell("close")?;
+    clients.lines()?;
+    clients.wait()
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::client::load::LoadReport;
 use crate::procfs::Cpu;
 use crate::rows::Bench;
-use crate::table::{Row, median};
+use crate::table::{self, Row, median};
 use crate::targets::Target;
 
 pub(super) const CONNECTIONS: &str = "100";
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-pub(super) const UNIT: &str = "µs/message";
+pub(super) const UNIT: &str = table::MICROS;
 /// Share of the time beyond which a server was kept from its core too long for its figure to be published.
 const DISTURBED: f64 = 0.05;
 
@@ -133,7 +133,7 @@ fn rows(case: Case, series: &[Series]) -> Vec<Row> {
     if case.beats_fastwebsockets {
         let title = format!("{CONNECTIONS} × {}: baton / fastwebsockets", case.depth);
         let ratio = ratio(find(Target::Baton), find(Target::Fastwebsockets));
-        rows.push(Row::of(title, "", ratio.into_iter().collect()).asked(Some(1.0), None));
+        rows.push(Row::of(title, table::TIMES, ratio.into_iter().collect()).asked(Some(1.0), None));
     }
     rows
 }

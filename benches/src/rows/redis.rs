@@ -8,7 +8,7 @@ use crate::procfs::{self, Cpu};
 use crate::redis::{Counters, Redis};
 use crate::rows::Bench;
 use crate::rows::messages::{self, CONNECTIONS, PATIENCE, UNIT, Waiting};
-use crate::table::{Row, median};
+use crate::table::{self, Row, median};
 
 const WORKERS: u16 = 4;
 const DEPTH: u32 = 16;
@@ -18,7 +18,7 @@ const CLIENTS: u64 = 2 * WORKERS as u64;
 /// Titles and units.
 const EMBEDDED: (&str, &str) = ("4 workers, 100 × 16: embedded", UNIT);
 const REDIS: (&str, &str) = ("4 workers, 100 × 16: redis", UNIT);
-const RATIO: (&str, &str) = ("4 workers, 100 × 16: redis / embedded", "×");
+const RATIO: (&str, &str) = ("4 workers, 100 × 16: redis / embedded", table::TIMES);
 const COMMANDS: (&str, &str) = ("redis: commands on the wire", "1/message");
 const ROUND_TRIPS: (&str, &str) = ("redis: round trips", "1/message");
 

@@ -10,8 +10,8 @@ use crate::frame::{self, Kind};
 use crate::metrics::{Errors, Messages, Single};
 use crate::slab::{Hold, Phase};
 
-/// Connections written to before others get their turn.
-const SLICE: usize = 256;
+/// Connections written to before others get their turn: half a millisecond.
+const SLICE: usize = 64;
 
 /// Who gets a frame.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use baton_ipc::scoreboard::monotonic_ms;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
@@ -22,9 +22,6 @@ use crate::usage::Usage;
 
 /// How often a worker says that its loop turns, and looks at deadlines.
 const SECOND: Duration = Duration::from_secs(1);
-
-/// So long turns may follow each other before HTTP, timers and the supervisor get theirs.
-const SLICE: Duration = Duration::from_millis(2);
 
 /// How long a heartbeat that is due is waited for, if another worker is to say so.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -74,21 +71,11 @@ async fn turns<A: App>(shared: Rc<Shared<A>>, epoll: Readable) {
         if ready.is_err() {
             return;
         }
-        let mut begun = Instant::now();
         loop {
-            match shared.turn() {
-                Ok(After::Rest) => break,
-                Ok(After::Settlement) => shared.settled.notified().await,
-                Ok(After::More) if begun.elapsed() < SLICE => {}
-                Ok(After::More) => {
-                    yield_now().await;
-                    begun = Instant::now();
-                }
-                Err(error) => {
-                    // epoll_wait(2) fails only on a programming error: nothing can be served any more.
-                    tracing::error!(%error, "the connections' epoll fails");
-                    std::process::abort();
-                }
+            match shared.turns() {
+                After::Rest => break,
+                After::Settlement => shared.settled.notified().await,
+                After::More => yield_now().await,
             }
         }
     }
@@ -167,7 +154,10 @@ async fn fan_out<A: App>(shared: &Rc<Shared<A>>, kind: Kind, payload: &[u8], aud
         let (n, next) = shared.hub.borrow_mut().fan_out(&encoded, audience, key);
         reached += n;
         from = next;
+        // To the tasks of this worker, and to the other workers: where they share cores all of them are at this at the same
+        // time, each for as long as the scheduler lets it, and replies would wait for all of those.
         yield_now().await;
+        std::thread::yield_now();
     }
     reached
 }

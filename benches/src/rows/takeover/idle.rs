@@ -1,20 +1,19 @@
 //! Takeovers of many idle connections.
 
 use std::io;
-use std::time::Duration;
 
-use crate::child::Running;
+use crate::child::Priority;
 use crate::client::load::LoadReport;
 use crate::control::Receipt;
 use crate::generations::Generations;
 use crate::rows::Bench;
+use crate::rows::crowd::Kind;
 use crate::table::Row;
 
 const WORKERS: u16 = 8;
 /// Connections of one client process, which has one source address.
 const PER_CLIENT: usize = 5_000;
 const ROUNDS: usize = 3;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long it takes until the last one has come over.
 pub(super) fn measure(bench: &Bench) -> Row {
@@ -42,30 +41,26 @@ pub(super) fn measure(bench: &Bench) -> Row {
 /// it is the second.
 fn run(bench: &Bench, clients: usize) -> io::Result<Vec<Receipt>> {
     let mut generations = Generations::begin(bench.programs.baton(WORKERS, "30s")?, bench.server_core)?;
-    let (address, each) = (generations.address().to_string(), PER_CLIENT.to_string());
-    let open = |nth: usize| -> io::Result<Running> {
-        let source = format!("127.0.0.{}", 2 + nth);
-        let arguments = ["load", &address, "--connections", &each, "--source", &source];
-        let once = ["--warm-up", "0", "--messages", &each];
-        bench.programs.client(bench.client_core, arguments.into_iter().chain(once))
-    };
-    let mut clients = (0..clients).map(open).collect::<io::Result<Vec<Running>>>()?;
-    for client in &mut clients {
-        client.line(PATIENCE)?;
+    let each = PER_CLIENT.to_string();
+    let mut crowd = Kind {
+        mode: "load",
+        arguments: &["--warm-up", "0", "--messages", &each],
+        per_client: PER_CLIENT,
+        priority: Priority::Normal,
+        core: bench.client_core,
     }
+    .open(bench, generations.address(), clients * PER_CLIENT)?;
     let mut receipts = Vec::new();
     for _ in 0..ROUNDS {
         let next = generations.standby()?;
         receipts.push(generations.promote(next)?.gone()?);
     }
-    for client in &mut clients {
-        client.tell("go")?;
-        let report: LoadReport = serde_json::from_str(&client.line(PATIENCE)?)?;
-        if report.messages != PER_CLIENT as u64 {
-            return Err(io::Error::other(format!("{} of {PER_CLIENT} connections were answered", report.messages)));
-        }
+    crowd.tell("go")?;
+    let reports: Vec<LoadReport> = crowd.reports()?;
+    if let Some(report) = reports.iter().find(|report| report.messages != PER_CLIENT as u64) {
+        return Err(io::Error::other(format!("{} of {PER_CLIENT} connections were answered", report.messages)));
     }
-    drop(clients);
+    drop(crowd);
     generations.shut_down()?;
     Ok(receipts)
 }
