@@ -81,7 +81,8 @@ fn variables_of_others_are_weaker_than_our_own() {
     assert_eq!(config.worker.ws_base_url, "wss://a.example");
     let config = loaded(&[("log-format", "json")], &[("DEBUG", "1"), ("BATON_LOG_LEVEL", "warn")], "");
     assert_eq!((config.logging.format, config.logging.filter), (logging::Format::Json, "warn".parse().unwrap()));
-    assert_eq!(loaded(&[], &[("DEBUG", "False")], "").logging, logging::Settings::default());
+    let quiet = logging::Settings { keep: Some(30), ..logging::Settings::default() };
+    assert_eq!(loaded(&[], &[("DEBUG", "False")], "").logging, quiet);
 
     let (mut sources, directory) =
         sources(&[], &[("STATE_DIRECTORY", "/a/one:/a/two"), ("RUNTIME_DIRECTORY", "/b")], None);
@@ -94,6 +95,29 @@ fn variables_of_others_are_weaker_than_our_own() {
         (config.worker.state_dir.to_str(), config.supervisor.runtime_dir.to_str()),
         (Some("/a/one"), Some("/b"))
     );
+}
+
+#[test]
+fn proxies_are_trusted_by_address_network_or_socket() {
+    assert_eq!(loaded(&[], &[], "").worker.trusted_proxies, []);
+    let both = loaded(&[("trusted-proxies", "127.0.0.1"), ("trusted-proxies", "unix")], &[], "").worker.trusted_proxies;
+    assert_eq!(both, ["127.0.0.1/32", "unix"].map(|text| text.parse().unwrap()));
+    assert_eq!(loaded(&[], &[("BATON_TRUSTED_PROXIES", "127.0.0.1,unix")], "").worker.trusted_proxies, both);
+    assert_eq!(loaded(&[], &[], r#"trusted-proxies = ["127.0.0.1", "unix"]"#).worker.trusted_proxies, both);
+    let told = refusals(&[], &[], r#"trusted-proxies = ["10.0.0.7/8"]"#);
+    assert!(told[0].contains("the network is 10.0.0.0/8"), "{told:?}");
+}
+
+#[test]
+fn logs_rotate_and_are_kept_as_told() {
+    let logging = |rotation, keep| {
+        let config = loaded(&[("log-rotation", rotation), ("log-keep", keep)], &[], "");
+        (config.logging.rotation, config.logging.keep)
+    };
+    assert_eq!(logging("hourly", "2"), (logging::Rotation::Hourly, Some(2)));
+    assert_eq!(logging("never", "none"), (logging::Rotation::Never, None));
+    // The only one would be the one that is written.
+    assert!(refusals(&[("log-keep", "1")], &[], "")[0].contains("from 2 to"));
 }
 
 #[test]
