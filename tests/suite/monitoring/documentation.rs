@@ -46,7 +46,7 @@ fn it_says_of_every_alert_what_to_do() {
     let rules = fs::read_to_string(monitoring().join("alerting/rules.yml")).expect("it is shipped");
     let fields = |name: &str| -> Vec<String> {
         let lines = rules.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(name));
-        lines.map(|value| value.trim().trim_matches('"').to_owned()).collect()
+        lines.map(|value| value.trim().trim_matches(['"', '\'']).to_owned()).collect()
     };
     let (names, runbooks, severities) = (fields("alert:"), fields("runbook:"), fields("severity:"));
     assert!(names.len() > 20 && names.len() == runbooks.len() && names.len() == severities.len());
