@@ -2,7 +2,7 @@
 # Everything that can be said of the code without running it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/needs.sh cc=gcc shellcheck=shellcheck
+scripts/needs.sh cc=gcc shellcheck=shellcheck systemd-analyze=systemd
 step() { printf '%s\n' "-- $*"; }
 
 step formatting
@@ -15,6 +15,8 @@ step documentation
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 step shell
 shellcheck --external-sources scripts/*.sh .ci/run
+step units
+scripts/lint-units.sh
 if command -v cargo-deny >/dev/null; then
   step 'licences, bans and sources of dependencies'
   cargo deny --log-level error --offline check bans licenses sources
