@@ -21,4 +21,5 @@ mod protocol;
 mod redis;
 mod shutdown;
 mod store;
+mod systemd;
 mod takeover;
