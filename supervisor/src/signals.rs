@@ -60,6 +60,7 @@ impl Supervisor<'_> {
         }
         self.probe_wanted = None;
         self.end_probe();
+        self.end_upgrade();
         if self.phase != Phase::Draining {
             tracing::info!("draining");
             self.phase = Phase::Draining;
