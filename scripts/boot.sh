@@ -3,8 +3,8 @@
 #
 # Its root is that of systemd-root.sh, under a layer of its own that lasts as long as this process, also over a reboot; what is
 # below DIRECTORY/etc, DIRECTORY/usr … is in that layer to begin with. Its network is a loopback of its own. OPTION: more for
-# systemd-nspawn. The pid of this process's only child, systemd-nspawn, leads to that of the container's first process. Whoever
-# kills this process ends everything in it.
+# systemd-nspawn. Below this process there are one child, one grandchild (systemd-nspawn), and its child, which is the container's
+# first process. Whoever kills this process ends everything in it.
 #
 # Needs to be root; systemd need not run here.
 set -euo pipefail
@@ -26,6 +26,12 @@ exec unshare --mount --pid --fork --kill-child=KILL --mount-proc --propagation p
   cp -a "$directory/." /mnt/upper/
   chown -R 0:0 /mnt/upper
   mount -t overlay -o "lowerdir=$root,upperdir=/mnt/upper,workdir=/mnt/work" none /mnt/root
-  exec systemd-nspawn --directory=/mnt/root --machine="$name" --boot --register=no --keep-unit --console=pipe \
-    --link-journal=no --private-network "$@"
+  status=133
+  # A reboot, which it leaves to its own unit that it does not have.
+  while [ $status = 133 ]; do
+    status=0
+    systemd-nspawn --directory=/mnt/root --machine="$name" --boot --register=no --keep-unit --console=pipe \
+      --link-journal=no --private-network "$@" || status=$?
+  done
+  exit $status
 ' -- "$root" "$@"

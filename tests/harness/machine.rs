@@ -58,7 +58,9 @@ impl Image {
                 }
             }
         }
-        image.program(&baton(), "/usr/bin/baton").program(Path::new(env!("CARGO_BIN_EXE_batonctl")), "/usr/bin/batonctl")
+        image
+            .program(&baton(), "/usr/bin/baton")
+            .program(Path::new(env!("CARGO_BIN_EXE_batonctl")), "/usr/bin/batonctl")
     }
 
     /// A file.
@@ -124,7 +126,8 @@ impl Machine {
     }
 
     fn try_init(&self) -> Option<Pid> {
-        let nspawn = children(Pid::from_raw(self.child.id() as i32)).into_iter().next()?;
+        let boot = children(Pid::from_raw(self.child.id() as i32)).into_iter().next()?;
+        let nspawn = children(boot).into_iter().next()?;
         let is_init = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "systemd\n");
         children(nspawn).into_iter().find(is_init)
     }
@@ -207,7 +210,8 @@ impl Machine {
     /// The cgroup of the container, in whichever hierarchy of version 2 this machine has.
     fn cgroup(&self) -> Option<PathBuf> {
         let mounts = fs::read_to_string("/proc/mounts").ok()?;
-        let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| words[2] == "cgroup2")?;
+        let mount =
+            mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| words[2] == "cgroup2")?;
         Some(Path::new(mount[1]).join(&self.name))
     }
 }
