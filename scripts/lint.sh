@@ -2,7 +2,7 @@
 # Everything that can be said of the code without running it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/needs.sh cc=gcc shellcheck=shellcheck nginx=nginx openssl=openssl promtool=prometheus
+scripts/needs.sh cc=gcc shellcheck=shellcheck nginx=nginx openssl=openssl promtool=prometheus systemd-analyze=systemd
 step() { printf '%s\n' "-- $*"; }
 
 step formatting
@@ -20,6 +20,8 @@ scripts/nginx-check.sh
 step alerts
 promtool check config --lint=all --lint-fatal monitoring/prometheus.yml >/dev/null
 promtool test rules monitoring/alerting/tests/*.yml >/dev/null
+step units
+scripts/lint-units.sh
 if command -v cargo-deny >/dev/null; then
   step 'licences, bans and sources of dependencies'
   cargo deny --log-level error --offline check bans licenses sources

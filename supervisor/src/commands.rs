@@ -185,6 +185,7 @@ impl Supervisor<'_> {
             return Err((ErrorCode::BadRequest, message));
         }
         self.listeners.grow(workers).map_err(|error| (ErrorCode::Failed, error.to_string()))?;
+        self.store_listeners();
         for slot in self.places.len() as SlotId..workers {
             self.places.push(Place::new(slot, Slot::Stopped, self.now));
         }

@@ -17,7 +17,7 @@ use nix::unistd::{Gid, Group};
 
 use crate::Error;
 use crate::client::Client;
-use crate::listeners::{dial, identity, replace_stale};
+use crate::socket_file::{dial, identity, replace_stale};
 use crate::sys::{self, Peer};
 
 /// The most clients at a time.
@@ -55,17 +55,21 @@ impl Access {
     }
 }
 
+/// Makes the directory of control sockets, and keeps all others who start in it waiting as long as this is held: they must not
+/// take each other's fresh sockets for stale ones, nor both find nobody to take over from.
+pub(crate) fn lock(directory: &Path) -> Result<Flock<fs::File>, Error> {
+    let failed = |source| Error::Control { path: directory.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
+    let file = fs::File::open(directory).map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))
+}
+
 impl Control {
-    /// Makes `NAME.sock`: the name is the color. The second value tells that a supervisor of this color died here without cleaning up.
+    /// Makes `NAME.sock` in a directory that is locked: the name is the color. The second value tells that a supervisor of this color died here without cleaning up.
     pub(crate) fn open(directory: &Path, color: &str, group: Option<&str>) -> Result<(Control, bool), Error> {
         let path = directory.join(format!("{color}.sock"));
         let failed = |source| Error::Control { path: path.clone(), source };
         let group = group.map(find_group).transpose()?;
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
-        // Two that start at the same time must not take each other's fresh socket for a stale one. Released at the
-        // end of this function.
-        let lock = fs::File::open(directory).map_err(failed)?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))?;
         let found = identity(&path).is_some();
         let listener = match replace_stale(&path, || bind(&path, group)) {
             Ok(listener) => listener,
@@ -221,6 +225,7 @@ mod tests {
     use super::*;
 
     fn open(directory: &Path) -> (Control, bool) {
+        let _lock = lock(directory).unwrap();
         Control::open(directory, "blue", None).unwrap()
     }
 

@@ -32,6 +32,14 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The service manager passes something that is of no use.
+    #[error("cannot use the descriptor {name} of the service manager: {reason}")]
+    Passed {
+        /// Its name: of a socket unit its FileDescriptorName, else the unit.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The control socket cannot be made.
     #[error("cannot make the control socket {}: {source}", path.display())]
     Control {

@@ -4,20 +4,18 @@
 //! successor when the worker dies. A Unix address cannot be shared like that; there, all slots have the same socket.
 //! No listener is ever shut down (that would end it for every holder) or closed (that would reset its queue).
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use baton_ipc::{Endpoint, Listener, Slot};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Error;
+use crate::socket_file::SocketFile;
 use crate::takeover::Joined;
 
 /// The kernel takes `net.core.somaxconn` if that is less.
@@ -38,90 +36,78 @@ pub(crate) struct Listeners {
     files: Vec<SocketFile>,
 }
 
-/// A Unix socket that all slots share, and its file.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-    socket: Rc<UnixListener>,
-}
+/// Sockets from elsewhere, by address as wanted, then by slot.
+type Given = Vec<BTreeMap<Slot, OwnedFd>>;
 
 impl Listeners {
-    /// Binds every address for every slot. `patience`: how long to wait for an address that is in use, because a
-    /// supervisor was killed here and its workers are still on their way out.
-    pub(crate) fn bind(wanted: &[Endpoint], slots: Slot, patience: Duration) -> Result<Listeners, Error> {
-        let mut listeners =
-            Listeners { configured: wanted.to_vec(), endpoints: wanted.to_vec(), slots: vec![], files: vec![] };
-        let deadline = Instant::now() + patience;
-        for endpoint in wanted {
-            match endpoint {
-                Endpoint::Tcp(address) => ensure_free(*address, wanted, deadline)?,
-                Endpoint::Unix(path) => {
-                    let file = SocketFile::bind(path).map_err(|error| refusal(endpoint, error));
-                    // What was made so far goes with us.
-                    let file = file.inspect_err(|_| listeners.remove_files())?;
-                    listeners.files.push(file);
-                }
-            }
-        }
-        let grown = listeners.grow(slots);
-        grown.inspect_err(|_| listeners.remove_files())?;
-        Ok(listeners)
+    /// Takes what the service manager has passed, and binds the rest: every address for every slot. There may be more slots
+    /// than were asked for, since nothing that clients may wait in is closed. `patience`: how long to wait for an address
+    /// that is in use, because a supervisor was killed here and its workers are still on their way out.
+    pub(crate) fn bind(wanted: &[Endpoint], slots: Slot, patience: Duration, given: Given) -> Result<Listeners, Error> {
+        let slots =
+            given.iter().filter_map(|sockets| sockets.last_key_value()).fold(slots, |n, (slot, _)| n.max(slot + 1));
+        Listeners::make(wanted, wanted.to_vec(), slots, given, Instant::now() + patience)
     }
 
-    /// Those of the generation that runs, as far as their addresses are wanted, and new ones for addresses that it does not
-    /// have. Of a generation that has fewer slots than this one, see [`Listeners::extras`].
-    pub(crate) fn adopt(wanted: &[Endpoint], joined: &mut Joined) -> Result<Listeners, Error> {
-        let mut listeners =
-            Listeners { configured: wanted.to_vec(), endpoints: wanted.to_vec(), slots: vec![], files: vec![] };
-        let known = |endpoint: &Endpoint| joined.configured.iter().position(|configured| configured == endpoint);
-        for (index, endpoint) in wanted.iter().enumerate() {
-            match (known(endpoint), endpoint) {
-                (Some(at), _) => listeners.endpoints[index] = joined.bound[at].clone(),
-                (None, Endpoint::Tcp(address)) => ensure_free(*address, wanted, Instant::now())?,
-                (None, Endpoint::Unix(path)) => {
-                    let file = SocketFile::bind(path).map_err(|error| refusal(endpoint, error))?;
-                    listeners.files.push(file);
+    /// Those of the generation that runs, as far as their addresses are wanted, and for addresses that it does not have what
+    /// the service manager has passed, or new ones. Of a generation that has fewer slots than this one, see
+    /// [`Listeners::extras`].
+    pub(crate) fn adopt(wanted: &[Endpoint], joined: &mut Joined, mut given: Given) -> Result<Listeners, Error> {
+        let mut endpoints = wanted.to_vec();
+        let places: Vec<Option<usize>> =
+            wanted.iter().map(|endpoint| joined.configured.iter().position(|known| known == endpoint)).collect();
+        for (index, at) in places.iter().enumerate().filter_map(|(index, place)| Some((index, (*place)?))) {
+            endpoints[index] = joined.bound[at].clone();
+            given[index].clear();
+        }
+        let theirs = std::mem::take(&mut joined.sockets);
+        let slots = theirs.len() as Slot;
+        for (slot, sockets) in (0..).zip(theirs) {
+            for (at, socket) in sockets.into_iter().enumerate() {
+                if let Some(index) = places.iter().position(|place| *place == Some(at)) {
+                    given[index].insert(slot, socket);
                 }
             }
         }
-        let places: Vec<Option<usize>> = wanted.iter().map(known).collect();
-        for (slot, mut theirs) in (0..).zip(
-            std::mem::take(&mut joined.sockets)
-                .into_iter()
-                .map(|sockets| sockets.into_iter().map(Some).collect::<Vec<Option<OwnedFd>>>()),
-        ) {
-            let mut sockets = Vec::new();
-            for (index, place) in places.iter().enumerate() {
-                let adopted = place.and_then(|at| theirs.get_mut(at)).and_then(Option::take);
-                let endpoint = listeners.endpoints[index].clone();
-                match adopted {
-                    Some(socket) => {
-                        if let Endpoint::Unix(path) = &endpoint {
-                            listeners.adopt_file(path, &socket);
-                        }
-                        sockets.push(Listener { slot, endpoint, socket });
-                    }
-                    None => {
-                        let opened = listeners.open(index).map_err(|error| refusal(&endpoint, error));
-                        let (endpoint, socket) = opened?;
-                        listeners.endpoints[index] = endpoint.clone();
-                        sockets.push(Listener { slot, endpoint, socket });
+        Listeners::make(wanted, endpoints, slots, given, Instant::now())
+    }
+
+    fn make(
+        wanted: &[Endpoint],
+        endpoints: Vec<Endpoint>,
+        slots: Slot,
+        mut given: Given,
+        deadline: Instant,
+    ) -> Result<Listeners, Error> {
+        let mut listeners = Listeners { configured: wanted.to_vec(), endpoints, slots: vec![], files: vec![] };
+        let mut bound: Vec<PathBuf> = Vec::new();
+        let mut fill = || -> Result<(), Error> {
+            for (endpoint, given) in wanted.iter().zip(&given) {
+                match (endpoint, given.values().next()) {
+                    (Endpoint::Tcp(_), Some(_)) => {}
+                    (Endpoint::Tcp(address), None) => ensure_free(*address, wanted, deadline)?,
+                    (Endpoint::Unix(path), given) => {
+                        let file = match given {
+                            Some(socket) => socket.try_clone().and_then(|socket| SocketFile::adopt(path, socket)),
+                            None => SocketFile::bind(path, BACKLOG).inspect(|_| bound.push(path.clone())),
+                        };
+                        listeners.files.push(file.map_err(|error| refusal(endpoint, error))?);
                     }
                 }
             }
-            listeners.slots.push(sockets);
-        }
-        Ok(listeners)
-    }
-
-    fn adopt_file(&mut self, path: &Path, socket: &OwnedFd) {
-        if self.files.iter().any(|file| file.path == *path) {
-            return;
-        }
-        if let (Some(identity), Ok(socket)) = (identity(path), socket.try_clone()) {
-            let socket = Rc::new(UnixListener::from(socket));
-            self.files.push(SocketFile { path: path.to_owned(), identity, socket });
+            for slot in 0..slots {
+                let given = given.iter_mut().map(|sockets| sockets.remove(&slot)).collect();
+                listeners.open_slot(slot, given)?;
+            }
+            Ok(())
+        };
+        match fill() {
+            Ok(()) => Ok(listeners),
+            Err(error) => {
+                // What was made so far goes with us; what others had before stays.
+                listeners.files.iter().filter(|file| bound.contains(&file.path)).for_each(SocketFile::remove);
+                Err(error)
+            }
         }
     }
 
@@ -132,16 +118,8 @@ impl Listeners {
         for slot in self.slots()..slots {
             for endpoint in &self.endpoints {
                 let socket = match endpoint {
-                    Endpoint::Tcp(address) => {
-                        let socket = tcp(*address, &self.endpoints)?;
-                        socket.set_reuse_port(true)?;
-                        socket.bind(&(*address).into())?;
-                        socket.into()
-                    }
-                    Endpoint::Unix(path) => {
-                        let file = self.files.iter().find(|file| file.path == *path);
-                        file.ok_or(io::ErrorKind::NotFound)?.socket.try_clone()?.into()
-                    }
+                    Endpoint::Tcp(address) => self.bind_or_share(endpoint, *address)?,
+                    Endpoint::Unix(path) => self.file(path)?.socket()?,
                 };
                 extras.push(Listener { slot, endpoint: endpoint.clone(), socket });
             }
@@ -180,34 +158,60 @@ impl Listeners {
 
     /// Binds sockets for more slots; the new ones are in service at once, so somebody should soon accept from them.
     pub(crate) fn grow(&mut self, slots: Slot) -> Result<(), Error> {
-        for slot in self.slots.len() as Slot..slots {
-            let mut sockets = Vec::new();
-            for index in 0..self.endpoints.len() {
-                let (endpoint, socket) = self.open(index).map_err(|error| refusal(&self.endpoints[index], error))?;
-                self.endpoints[index] = endpoint.clone();
-                sockets.push(Listener { slot, endpoint, socket });
-            }
-            self.slots.push(sockets);
+        for slot in self.slots()..slots {
+            self.open_slot(slot, self.endpoints.iter().map(|_| None).collect())?;
         }
+        Ok(())
+    }
+
+    /// The next slot: of each address the socket that is given, or a new one.
+    fn open_slot(&mut self, slot: Slot, given: Vec<Option<OwnedFd>>) -> Result<(), Error> {
+        let mut sockets = Vec::new();
+        for (index, given) in given.into_iter().enumerate() {
+            if let Some(socket) = given {
+                sockets.push(Listener { slot, endpoint: self.endpoints[index].clone(), socket });
+                continue;
+            }
+            let (endpoint, socket) = self.open(index).map_err(|error| refusal(&self.endpoints[index], error))?;
+            self.endpoints[index] = endpoint.clone();
+            sockets.push(Listener { slot, endpoint, socket });
+        }
+        self.slots.push(sockets);
         Ok(())
     }
 
     fn open(&self, index: usize) -> io::Result<(Endpoint, OwnedFd)> {
         match &self.endpoints[index] {
-            Endpoint::Tcp(address) => {
-                let socket = tcp(*address, &self.endpoints)?;
-                socket.set_reuse_port(true)?;
-                socket.bind(&(*address).into())?;
-                socket.listen(BACKLOG)?;
-                let bound = socket.local_addr()?.as_socket().unwrap_or(*address);
-                Ok((Endpoint::Tcp(bound), socket.into()))
+            endpoint @ Endpoint::Tcp(address) => {
+                let socket = self.bind_or_share(endpoint, *address)?;
+                let socket_ref = socket2::SockRef::from(&socket);
+                socket_ref.listen(BACKLOG)?;
+                let bound = socket_ref.local_addr()?.as_socket().unwrap_or(*address);
+                Ok((Endpoint::Tcp(bound), socket))
             }
-            endpoint @ Endpoint::Unix(path) => {
-                let file = self.files.iter().find(|file| file.path == *path);
-                let file = file.ok_or(io::ErrorKind::NotFound)?;
-                Ok((endpoint.clone(), file.socket.try_clone()?.into()))
-            }
+            endpoint @ Endpoint::Unix(path) => Ok((endpoint.clone(), self.file(path)?.socket()?)),
         }
+    }
+
+    /// One more in the group of those that are at an address. The group of a socket unit is another user's, and closed to us:
+    /// then the slot shares the socket of another one.
+    fn bind_or_share(&self, endpoint: &Endpoint, address: SocketAddr) -> io::Result<OwnedFd> {
+        let socket = tcp(address, &self.endpoints)?;
+        socket.set_reuse_port(true)?;
+        match socket.bind(&address.into()) {
+            Ok(()) => Ok(socket.into()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let all: Vec<&Listener> = self.slots.iter().flatten().filter(|l| l.endpoint == *endpoint).collect();
+                // One after the other, so that each is shared by as many.
+                let shared = all.get(self.slots.len() % all.len().max(1)).ok_or(error)?;
+                shared.socket.try_clone()
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn file(&self, path: &Path) -> io::Result<&SocketFile> {
+        self.files.iter().find(|file| file.path == path).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The sockets of one slot.
@@ -223,11 +227,7 @@ impl Listeners {
 
     /// Removes the files of Unix sockets, at the very end; not if they have become somebody else's.
     pub(crate) fn remove_files(&self) {
-        for file in &self.files {
-            if identity(&file.path) == Some(file.identity) {
-                let _ = fs::remove_file(&file.path);
-            }
-        }
+        self.files.iter().for_each(SocketFile::remove);
     }
 }
 
@@ -276,50 +276,6 @@ fn ensure_free(address: SocketAddr, all: &[Endpoint], deadline: Instant) -> Resu
     }
 }
 
-impl SocketFile {
-    fn bind(path: &Path) -> io::Result<SocketFile> {
-        let socket = replace_stale(path, || UnixListener::bind(path))?;
-        socket.set_nonblocking(true)?;
-        // Whoever may enter the directory may connect, as with a TCP port: a reverse proxy runs as another user.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
-        // The second listen(2) only changes the backlog, for which std has no argument.
-        let socket = Socket::from(OwnedFd::from(socket));
-        socket.listen(BACKLOG)?;
-        let socket = UnixListener::from(OwnedFd::from(socket));
-        let identity = identity(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(SocketFile { path: path.to_owned(), identity, socket: Rc::new(socket) })
-    }
-}
-
-/// Binds to a path; a socket file there that nobody listens to any more is removed first. Anything else stays, and the
-/// error is `AddrInUse`.
-pub(crate) fn replace_stale<T>(path: &Path, bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    match bind() {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-            fs::remove_file(path)?;
-            bind()
-        }
-        outcome => outcome,
-    }
-}
-
-fn is_stale(path: &Path) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    is_socket && dial(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-/// Connects without ever waiting: a living server with a full backlog is `WouldBlock`.
-pub(crate) fn dial(path: &Path) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    socket.connect(&SockAddr::unix(path)?)?;
-    Ok(socket)
-}
-
-/// What makes a file this file: a successor may have put another in its place.
-pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
-}
-
 fn refusal(endpoint: &Endpoint, source: io::Error) -> Error {
     let endpoint = endpoint.clone();
     if source.kind() != io::ErrorKind::AddrInUse {
@@ -338,14 +294,21 @@ fn refusal(endpoint: &Endpoint, source: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
 
     fn any_port() -> Vec<Endpoint> {
         vec![Endpoint::Tcp("127.0.0.1:0".parse().unwrap())]
+    }
+
+    /// With nothing from elsewhere.
+    fn bind(wanted: &[Endpoint], slots: Slot, patience: Duration) -> Result<Listeners, Error> {
+        Listeners::bind(wanted, slots, patience, wanted.iter().map(|_| BTreeMap::new()).collect())
     }
 
     fn address(listeners: &Listeners) -> SocketAddr {
@@ -357,7 +320,7 @@ mod tests {
 
     #[test]
     fn the_port_that_the_kernel_chose_serves_all_slots() {
-        let mut listeners = Listeners::bind(&any_port(), 2, Duration::ZERO).unwrap();
+        let mut listeners = bind(&any_port(), 2, Duration::ZERO).unwrap();
         listeners.grow(4).unwrap();
         let bound = address(&listeners);
         assert_ne!(bound.port(), 0);
@@ -371,14 +334,14 @@ mod tests {
 
     #[test]
     fn a_second_server_on_the_port_is_refused_also_if_it_would_share() {
-        let first = Listeners::bind(&any_port(), 2, Duration::ZERO).unwrap();
-        let error = Listeners::bind(first.endpoints(), 1, Duration::ZERO).unwrap_err();
+        let first = bind(&any_port(), 2, Duration::ZERO).unwrap();
+        let error = bind(first.endpoints(), 1, Duration::ZERO).unwrap_err();
         assert!(matches!(error, Error::AddressInUse { .. }));
         let text = error.to_string();
         assert!(text.contains(&address(&first).to_string()) && text.contains("address already in use"), "{text}");
         let plain = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = [Endpoint::Tcp(plain.local_addr().unwrap())];
-        assert!(matches!(Listeners::bind(&taken, 1, Duration::ZERO), Err(Error::AddressInUse { .. })));
+        assert!(matches!(bind(&taken, 1, Duration::ZERO), Err(Error::AddressInUse { .. })));
     }
 
     #[test]
@@ -389,7 +352,7 @@ mod tests {
             std::thread::sleep(PROBE_INTERVAL * 3);
             drop(orphan);
         });
-        Listeners::bind(&wanted, 1, Duration::from_secs(10)).unwrap();
+        bind(&wanted, 1, Duration::from_secs(10)).unwrap();
         leaving.join().unwrap();
     }
 
@@ -399,7 +362,7 @@ mod tests {
         let port = probe.local_addr().unwrap().port();
         drop(probe);
         let wanted = [format!("0.0.0.0:{port}"), format!("[::]:{port}")].map(|a| Endpoint::Tcp(a.parse().unwrap()));
-        match Listeners::bind(&wanted, 2, Duration::ZERO) {
+        match bind(&wanted, 2, Duration::ZERO) {
             Ok(_) => {}
             // A machine without IPv6 says so.
             Err(Error::Listen { source, .. }) => assert_eq!(source.raw_os_error(), Some(libc::EAFNOSUPPORT)),
@@ -413,11 +376,11 @@ mod tests {
         let path = directory.path().join("web.sock");
         drop(UnixListener::bind(&path).unwrap());
         let wanted = [Endpoint::Unix(path.clone())];
-        let listeners = Listeners::bind(&wanted, 3, Duration::ZERO).unwrap();
+        let listeners = bind(&wanted, 3, Duration::ZERO).unwrap();
         UnixStream::connect(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
         assert_ne!(listeners.of(0)[0].socket.as_raw_fd(), listeners.of(2)[0].socket.as_raw_fd());
-        assert!(matches!(Listeners::bind(&wanted, 1, Duration::ZERO), Err(Error::AddressInUse { .. })));
+        assert!(matches!(bind(&wanted, 1, Duration::ZERO), Err(Error::AddressInUse { .. })));
         UnixStream::connect(&path).expect("the refused one has not harmed the living one");
         listeners.remove_files();
         assert!(!path.exists());
@@ -428,14 +391,49 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("precious");
         fs::write(&path, "data").unwrap();
-        let error = Listeners::bind(&[Endpoint::Unix(path.clone())], 1, Duration::ZERO).unwrap_err();
+        let error = bind(&[Endpoint::Unix(path.clone())], 1, Duration::ZERO).unwrap_err();
         assert!(error.to_string().contains("no socket"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "data");
     }
 
     #[test]
+    fn what_was_kept_is_used_slot_by_slot_and_the_rest_is_bound() {
+        let before = bind(&any_port(), 3, Duration::ZERO).unwrap();
+        let wanted = [before.endpoints()[0].clone(), Endpoint::Tcp("127.0.0.1:0".parse().unwrap())];
+        let clients = [(); 16].map(|()| TcpStream::connect(address(&before)).unwrap());
+        let kept = |slot: Slot| (slot, before.of(slot)[0].socket.try_clone().unwrap());
+        let given = vec![BTreeMap::from([kept(0), kept(2)]), BTreeMap::new()];
+        // The socket of slot 1 is held by nobody but `before`, whose other ones are in service all the time.
+        let listeners = Listeners::bind(&wanted, 1, Duration::ZERO, given).unwrap();
+        assert_eq!(listeners.slots(), 3, "as many as there are sockets that clients may wait in");
+        let inode = |listener: &Listener| nix::sys::stat::fstat(&listener.socket).unwrap().st_ino;
+        for slot in [0, 2] {
+            assert_eq!(inode(&listeners.of(slot)[0]), inode(&before.of(slot)[0]));
+        }
+        assert_ne!(inode(&listeners.of(1)[0]), inode(&before.of(1)[0]));
+        assert!((0..3).all(|slot| listeners.of(slot).len() == 2));
+        drop(clients);
+    }
+
+    #[test]
+    fn a_socket_whose_group_is_closed_to_us_is_shared() {
+        // As that of a socket unit, but for want of SO_REUSEPORT.
+        let unit = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wanted = [Endpoint::Tcp(unit.local_addr().unwrap())];
+        let given = vec![BTreeMap::from([(0, OwnedFd::from(unit))])];
+        let mut listeners = Listeners::bind(&wanted, 2, Duration::ZERO, given).unwrap();
+        listeners.grow(3).unwrap();
+        let extras = listeners.extras(4).unwrap();
+        let inode = |listener: &Listener| nix::sys::stat::fstat(&listener.socket).unwrap().st_ino;
+        let first = inode(&listeners.of(0)[0]);
+        assert!((1..3).all(|slot| inode(&listeners.of(slot)[0]) == first) && inode(&extras[0]) == first);
+        let extra = listeners.listen(&extras[0]);
+        extra.expect("it listens already");
+    }
+
+    #[test]
     fn a_worker_keeps_its_own_only() {
-        let listeners = Listeners::bind(&any_port(), 3, Duration::ZERO).unwrap();
+        let listeners = bind(&any_port(), 3, Duration::ZERO).unwrap();
         let own = listeners.into_slot(1);
         assert_eq!((own.len(), own[0].slot), (1, 1));
     }

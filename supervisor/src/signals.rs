@@ -61,6 +61,7 @@ impl Supervisor<'_> {
         self.probe_wanted = None;
         self.end_probe();
         self.tally_withdrawal();
+        self.end_upgrade();
         if self.phase != Phase::Draining {
             tracing::info!("draining");
             self.phase = Phase::Draining;

@@ -8,11 +8,12 @@ use baton_ipc::control::{ErrorCode, Output, Reply, TakeoverReceipt};
 use baton_ipc::scoreboard::{COUNTER_MESSAGES, Row};
 use baton_ipc::{Channel, Inheritance, MAX_SLOTS, Scoreboard, Side, Slot as SlotId};
 
-use crate::control::Control;
+use crate::control::{self, Control};
 use crate::inquiry::Inquiry;
 use crate::listeners::Listeners;
 use crate::notify::Notifier;
 use crate::operation::{Move, Operation};
+use crate::passed::{self, Sorted};
 use crate::place::Place;
 use crate::process::{self, Fork};
 use crate::rebalance::Rebalance;
@@ -127,6 +128,11 @@ impl<'a> Supervisor<'a> {
             return Err(Error::Workers(settings.workers));
         }
         let signals = Signals::block().map_err(Error::system("take signals"))?;
+        let now = Instant::now();
+        let mut notifier = Notifier::from_environment(now);
+        let Sorted { sockets: given, kept, useless } = passed::sort(passed::take()?, &settings.listen)?;
+        useless.iter().for_each(|name| notifier.unstore(name));
+        let lock = control::lock(&settings.runtime_dir)?;
         let mut joined = Joined::join(&settings)?;
         let group = settings.control_group.as_deref();
         // The name of the incumbent is free only once it is gone.
@@ -134,24 +140,28 @@ impl<'a> Supervisor<'a> {
         let name = if upgrade { format!("{}.next", settings.color) } else { settings.color.clone() };
         let (control, died) = Control::open(&settings.runtime_dir, &name, group)?;
         let door = Door::open(&settings.runtime_dir, &name).inspect_err(|_| control.remove_file())?;
+        drop(lock);
         let patience = if died { settings.drain_timeout + ORPHANS_GRACE } else { Duration::ZERO };
+        if upgrade {
+            notifier.hush();
+        }
         let listeners = match &mut joined {
-            Some(joined) => Listeners::adopt(&settings.listen, joined),
-            None => Listeners::bind(&settings.listen, settings.workers, patience),
+            Some(joined) => Listeners::adopt(&settings.listen, joined, given),
+            None => Listeners::bind(&settings.listen, settings.workers, patience, given),
         };
         let clean_up = || {
             control.remove_file();
             door.remove_file();
         };
         let listeners = listeners.inspect_err(|_| clean_up())?;
-        let now = Instant::now();
         let (board, peer) = match joined {
             Some(Joined { channel, incumbent, board, .. }) => {
                 let peer = Peer { channel, generation: incumbent, role: Role::Incumbent, tallied: 0 };
                 (board, Some(peer))
             }
             None => {
-                let board = Scoreboard::create(settings.workers).map_err(Error::system("make the scoreboard"));
+                let board = Scoreboard::create(settings.workers.max(listeners.slots()))
+                    .map_err(Error::system("make the scoreboard"));
                 let board = board.inspect_err(|_| {
                     clean_up();
                     listeners.remove_files();
@@ -175,13 +185,13 @@ impl<'a> Supervisor<'a> {
             Place { side: side(Some(slot)), ..Place::new(slot, state, now) }
         };
         let places = (0..settings.workers.max(listeners.slots())).map(place).collect();
-        Ok(Supervisor {
+        let supervisor = Supervisor {
             settings,
             service,
             board,
             listeners,
             control,
-            notifier: Notifier::from_environment(now),
+            notifier,
             places,
             phase: Phase::Starting,
             operation: None,
@@ -212,7 +222,13 @@ impl<'a> Supervisor<'a> {
             next_second: now + SECOND,
             signals,
             failure: None,
-        })
+        };
+        match beside {
+            // The generation that serves has them, and sees to it that they are kept.
+            true => kept.iter().for_each(|name| supervisor.notifier.unstore(name)),
+            false => supervisor.store_listeners(),
+        }
+        Ok(supervisor)
     }
 
     /// Until everything is over, or this process is a worker.
@@ -267,7 +283,8 @@ impl<'a> Supervisor<'a> {
         self.visitor.take_if(|(_, since)| self.now >= *since + HELLO);
         self.control.expire(self.now);
         self.finish_inquiries();
-        self.notifier.alive(self.now);
+        let is_well = self.is_well();
+        self.notifier.alive(self.now, is_well);
     }
 
     /// Forks what is due. In the child: what it is.
@@ -420,8 +437,8 @@ impl<'a> Supervisor<'a> {
     pub(crate) fn clean_up(&self) {
         self.control.remove_file();
         self.door.remove_file();
-        // Of two generations it is the other one's by now, or still.
-        if self.peer.is_none() && !self.retired {
+        // Of two generations it is the other one's by now, or still. A service manager may keep the sockets for the next start.
+        if self.peer.is_none() && !self.retired && !self.notifier.is_heard() {
             self.listeners.remove_files();
         }
     }

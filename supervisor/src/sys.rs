@@ -22,6 +22,10 @@ const UNDERSTOOD: [Signal; 8] = [
     Signal::SIGTTOU,
 ];
 
+/// What a service manager's watchdog may send to the whole cgroup to end a supervisor whose loop does not turn. That has the
+/// signal's default action, death with a core, and its workers go on without it, so that they can say goodbye.
+const WATCHDOG: Signal = Signal::SIGXCPU;
+
 /// The supervisor's signals, as something to poll (`signalfd(2)`).
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
@@ -62,7 +66,7 @@ pub(crate) fn reset_signals() -> io::Result<()> {
         let handler = match signal {
             Signal::SIGKILL | Signal::SIGSTOP => continue,
             Signal::SIGPIPE => SigHandler::SigIgn,
-            signal if UNDERSTOOD.contains(&signal) => SigHandler::SigIgn,
+            signal if signal == WATCHDOG || UNDERSTOOD.contains(&signal) => SigHandler::SigIgn,
             _ => SigHandler::SigDfl,
         };
         dispose(signal, handler)?;

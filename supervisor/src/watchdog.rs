@@ -6,8 +6,10 @@
 
 use std::time::Duration;
 
-use baton_ipc::Slot;
+use baton_ipc::Slot as SlotId;
 use baton_ipc::scoreboard::StorePhase;
+
+use crate::slot::Slot;
 
 /// A holder that took the lock more recently than this is not what the others have been waiting for.
 const FRESH_HOLD: Duration = Duration::from_secs(1);
@@ -16,7 +18,7 @@ const FRESH_HOLD: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     /// Its place.
-    pub(crate) slot: Slot,
+    pub(crate) slot: SlotId,
     /// How long its event loop has been silent; none: nobody expects it to speak (it is starting or draining, which
     /// have deadlines of their own).
     pub(crate) silent: Option<Duration>,
@@ -30,11 +32,18 @@ pub(crate) struct Sample {
     pub(crate) stopped: bool,
 }
 
+/// Whether a generation is good for anything: a worker serves, or none is meant to, or it is not yet `patience` that none does.
+/// Of each slot in service: what it is, and for how long nobody has served there.
+pub(crate) fn is_well<'a>(slots: impl Iterator<Item = (&'a Slot, Duration)>, patience: Duration) -> bool {
+    let mut wanted = slots.filter(|(slot, _)| !matches!(slot, Slot::Stopped)).peekable();
+    wanted.peek().is_none() || wanted.any(|(slot, down)| matches!(slot, Slot::Serving { .. }) || down < patience)
+}
+
 /// The slots whose workers have to be killed now.
-pub(crate) fn judge(samples: &[Sample], hang_timeout: Duration) -> Vec<Slot> {
+pub(crate) fn judge(samples: &[Sample], hang_timeout: Duration) -> Vec<SlotId> {
     let living = || samples.iter().filter(|sample| !sample.dying);
     let hung = || living().filter(|sample| sample.silent.is_some_and(|silent| silent > hang_timeout));
-    let culprits: Vec<Slot> = hung().filter(|s| s.phase != StorePhase::Waiting).map(|s| s.slot).collect();
+    let culprits: Vec<SlotId> = hung().filter(|s| s.phase != StorePhase::Waiting).map(|s| s.slot).collect();
     if !culprits.is_empty() {
         return culprits;
     }
@@ -58,7 +67,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(5);
 
-    fn well(slot: Slot) -> Sample {
+    fn well(slot: SlotId) -> Sample {
         Sample {
             slot,
             silent: Some(Duration::from_millis(900)),
@@ -69,9 +78,22 @@ mod tests {
         }
     }
 
-    fn silent(slot: Slot, phase: StorePhase, seconds: u64) -> Sample {
+    fn silent(slot: SlotId, phase: StorePhase, seconds: u64) -> Sample {
         let time = Duration::from_secs(seconds);
         Sample { silent: Some(time), phase, phase_for: time, ..well(slot) }
+    }
+
+    #[test]
+    fn a_generation_of_which_nobody_serves_for_long_is_not_well() {
+        let now = std::time::Instant::now();
+        let serving = Slot::Serving { pid: nix::unistd::Pid::from_raw(1), since: now };
+        let vacant = Slot::Vacant { retry_at: now };
+        let well = |slots: &[(&Slot, u64)]| {
+            is_well(slots.iter().map(|(slot, seconds)| (*slot, Duration::from_secs(*seconds))), LIMIT)
+        };
+        assert!(well(&[(&vacant, 9), (&serving, 0)]) && well(&[(&vacant, 9), (&vacant, 4)]));
+        assert!(well(&[(&Slot::Stopped, 9)]) && well(&[]));
+        assert!(!well(&[(&vacant, 9), (&Slot::Stopped, 1), (&Slot::Fatal { cause: String::new() }, 9)]));
     }
 
     #[test]

@@ -6,11 +6,12 @@ use baton_ipc::messages::{FromWorker, ToWorker};
 use baton_ipc::scoreboard::{Cause, State, StorePhase, monotonic_ms};
 use std::time::Duration;
 
+use crate::place::Place;
 use crate::relief::Relief;
 use crate::slot::{Action, Event, Slot, step};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Phase, Supervisor};
 use crate::transfer::Who;
-use crate::watchdog::{Sample, judge};
+use crate::watchdog::{Sample, is_well, judge};
 
 /// So many messages of one worker in a row, then the others get their turn.
 const MAX_BURST: usize = 64;
@@ -235,6 +236,15 @@ impl Supervisor<'_> {
                 tracing::error!(slot, %error, "cannot send to a worker");
             }
         }
+    }
+
+    /// Whether the service manager shall hear that this generation is alive.
+    pub(crate) fn is_well(&self) -> bool {
+        let down =
+            |place: &Place| place.down_since.map_or(Duration::ZERO, |since| self.now.saturating_duration_since(since));
+        let slots = self.active().iter().map(|place| (&place.slot, down(place)));
+        // A start may take that long, and so may another one after it.
+        self.phase == Phase::Draining || is_well(slots, 2 * self.settings.start_timeout)
     }
 
     /// Looks at all event loops.

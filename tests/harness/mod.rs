@@ -7,6 +7,7 @@ pub mod client;
 pub mod example;
 pub mod http;
 pub mod lmdb;
+pub mod machine;
 pub mod mount;
 pub mod netns;
 pub mod nginx;
@@ -26,6 +27,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use browser::Browser;
 pub use client::Client;
+pub use machine::Machine;
 pub use oracle::Oracle;
 pub use redis::Redis;
 pub use runners::Runners;

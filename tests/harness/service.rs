@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::procfs::is_alive;
+use super::procfs::{children, is_alive};
 use super::{Client, Redis, SOON, eventually, http, within};
 
 /// What to start, and how. A clone starts another one in the same directory: after the first has ended, or beside it.
@@ -315,9 +315,7 @@ impl Service {
 
     /// Pids of its living children, by `/proc`, so also when the supervisor does not answer.
     pub fn worker_pids(&self) -> Vec<Pid> {
-        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
-        let text = fs::read_to_string(children).unwrap_or_default();
-        text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+        children(self.pid())
     }
 
     /// Signals the supervisor.

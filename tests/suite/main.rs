@@ -25,4 +25,5 @@ mod protocol;
 mod redis;
 mod shutdown;
 mod store;
+mod systemd;
 mod takeover;

@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{door_path, generation};
-use crate::listeners::identity;
 use crate::settings::{Settings, Takeover};
+use crate::socket_file::identity;
 use crate::sys;
 use crate::{Error, listeners};
 

@@ -124,6 +124,7 @@ impl Supervisor<'_> {
                     if let Err(error) = self.listeners.listen(&extra) {
                         tracing::warn!(slot, %error, "cannot listen on a socket of the successor");
                     }
+                    self.store(&extra);
                     self.listeners.add(extra);
                 }
                 for slot in self.places.len() as Slot..=slot {
@@ -164,6 +165,9 @@ impl Supervisor<'_> {
                 self.say_resumed();
             }
             Message::Retire { keep } => {
+                if !keep {
+                    self.leave_to_successor();
+                }
                 self.say(&Message::Retired, &[]);
                 if keep {
                     tracing::info!("handed over; kept warm for a rollback");
@@ -178,6 +182,17 @@ impl Supervisor<'_> {
                 }
             }
             other => tracing::error!(?other, "the successor says what only an incumbent may"),
+        }
+    }
+
+    /// Tells the service manager that the successor serves.
+    fn leave_to_successor(&mut self) {
+        let Some(Peer { generation, .. }) = &self.peer else { return };
+        if generation.color == self.settings.color {
+            // An upgrade: the successor is of the same unit, of which it becomes the main process. Only this one is heard so far.
+            self.notifier.successor(generation.pid);
+        } else {
+            self.unstore_listeners();
         }
     }
 

@@ -70,6 +70,7 @@ impl Supervisor<'_> {
                 let to = self.peer.as_ref().map_or_else(|| self.generation(), |peer| peer.generation.clone());
                 let receipt = driver.finish(self.generation(), to, false);
                 self.tally_receipt(Outcome::Reverted, &receipt, driver.age(self.now));
+                self.unstore_listeners();
                 self.reply(driver.client, Reply::Done { output: Output::Takeover(Box::new(receipt)) });
                 self.shut_down(None);
             }
@@ -84,6 +85,7 @@ impl Supervisor<'_> {
         let message = format!("{cause}; {color} (pid {pid}) serves as before");
         self.reply(client, Reply::Error { code: ErrorCode::Failed, message });
         self.failure = Some(Error::Takeover { color, reason: cause.to_owned() });
+        self.unstore_listeners();
         self.shut_down(None);
     }
 
@@ -122,7 +124,7 @@ impl Supervisor<'_> {
                     self.phase = Phase::Running;
                 }
                 self.take_name();
-                self.notifier.main_pid();
+                self.become_main();
             }
             Some(driver) => {
                 let lost = "the old supervisor died";

@@ -278,6 +278,7 @@ impl Supervisor<'_> {
             }
             Err(error) => return self.roll_back(&format!("cannot bind more sockets: {error}")),
         }
+        self.store_listeners();
         self.show_ourselves();
         self.all_accept(true);
         self.say(&Message::Switch, &[]);
@@ -358,7 +359,7 @@ impl Supervisor<'_> {
         }
         self.phase = Phase::Running;
         self.take_name();
-        self.notifier.main_pid();
+        self.become_main();
         let receipt = driver.finish(from, to, kept);
         self.tally_receipt(Outcome::Completed, &receipt, driver.age(self.now));
         tracing::info!(
@@ -376,6 +377,13 @@ impl Supervisor<'_> {
         if std::mem::take(&mut self.end_wanted) {
             self.shut_down(None);
         }
+    }
+
+    /// The service manager deals with this generation from now on.
+    pub(super) fn become_main(&mut self) {
+        self.notifier.main_pid();
+        // For an upgrade it has not heard us before.
+        self.store_listeners();
     }
 
     /// For an upgrade: the names that the incumbent had are ours now.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use baton_ipc::control::{ErrorCode, Output, Reply};
 
+use super::Role;
 use crate::control::ClientId;
 use crate::supervisor::Supervisor;
 
@@ -39,6 +40,9 @@ impl Supervisor<'_> {
             .args(without_takeover(arguments))
             .env("BATON_TAKEOVER", "now")
             .env_remove("WATCHDOG_PID")
+            .env_remove("LISTEN_PID")
+            .env_remove("LISTEN_FDS")
+            .env_remove("LISTEN_FDNAMES")
             .stdin(Stdio::null());
         let child = command.spawn();
         let child =
@@ -71,6 +75,21 @@ impl Supervisor<'_> {
             }
             Err(error) => tracing::error!(%error, "cannot look at the new binary"),
         }
+    }
+}
+
+impl Supervisor<'_> {
+    /// The service is to end: what would take over from it must not serve on in its place.
+    pub(crate) fn end_upgrade(&mut self) {
+        if self.retired || self.peer.as_ref().is_some_and(|peer| peer.role == Role::Taking) {
+            return;
+        }
+        let Some(Upgrade { mut child, client }) = self.upgrading.take() else { return };
+        // It has no client yet, and its workers see its end.
+        let ended = child.kill().and_then(|()| child.wait());
+        tracing::warn!(pid = child.id(), ?ended, "the new binary is ended again");
+        let message = "upgrade was given up: the service is shutting down".to_owned();
+        self.reply(client, Reply::Error { code: ErrorCode::Busy, message });
     }
 }
 
