@@ -1,6 +1,10 @@
 # What one does with baton from a checkout. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help build up promote down status monitor logs dev test lint bench bench-check
+.PHONY: help build up promote down status monitor logs dev test lint bench bench-check manual install uninstall package
+
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+PREFIX = /usr/local
+SYSCONFDIR = /etc
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,3 +44,16 @@ bench: ## speed and memory beside a bare epoll loop and two published servers
 
 bench-check: ## measure again, and say what got worse by more than 10 % since it was committed
 	@scripts/bench_check.sh
+
+manual: ## manual pages and completions, in target/manual; `make install` takes them
+	cargo build --release --locked --package baton-manual
+	@scripts/manual.sh $(TARGET)/release $(TARGET)/manual
+
+install: ## what `make build manual` has made, below PREFIX=/usr/local; DESTDIR and SYSCONFDIR as usual
+	@PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' DESTDIR='$(DESTDIR)' scripts/install.sh install
+
+uninstall: ## removes that again; settings and state stay
+	@PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' DESTDIR='$(DESTDIR)' scripts/install.sh uninstall
+
+package: ## a Debian package, in target/debian; an upgrade of it disconnects nobody
+	@scripts/package.sh

@@ -20,6 +20,7 @@ scripts/nginx-check.sh
 step alerts
 promtool check config --lint=all --lint-fatal monitoring/prometheus.yml >/dev/null
 promtool test rules monitoring/alerting/tests/*.yml >/dev/null
+shellcheck --external-sources scripts/*.sh .ci/run packaging/debian/{postinst,prerm,postrm}
 step units
 scripts/lint-units.sh
 if command -v cargo-deny >/dev/null; then

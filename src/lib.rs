@@ -13,6 +13,7 @@
 //! | `probe` | whether a service does its work, as a client sees it |
 //! | `promote` | `baton promote`: a new generation takes over |
 //! | `ctl` | `batonctl` |
+//! | `manual` | what manual pages are made from |
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -26,6 +27,8 @@ mod counter;
 mod ctl;
 mod logging;
 mod monitor;
+#[doc(hidden)]
+pub mod manual;
 mod probe;
 mod promote;
 mod run;

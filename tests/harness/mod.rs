@@ -12,6 +12,7 @@ pub mod mount;
 pub mod netns;
 pub mod nginx;
 pub mod oracle;
+pub mod package;
 pub mod procfs;
 pub mod prometheus;
 pub mod redis;

@@ -19,6 +19,7 @@ mod monitor;
 mod monitoring;
 mod nginx;
 mod oracle;
+mod package;
 mod page;
 mod promote;
 mod protocol;
