@@ -14,13 +14,12 @@ scripts/layering.sh
 step documentation
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 step shell
-shellcheck --external-sources scripts/*.sh .ci/run
+shellcheck --external-sources scripts/*.sh .ci/run packaging/debian/{postinst,prerm,postrm}
 step nginx
 scripts/nginx-check.sh
 step alerts
 promtool check config --lint=all --lint-fatal monitoring/prometheus.yml >/dev/null
 promtool test rules monitoring/alerting/tests/*.yml >/dev/null
-shellcheck --external-sources scripts/*.sh .ci/run packaging/debian/{postinst,prerm,postrm}
 step units
 scripts/lint-units.sh
 if command -v cargo-deny >/dev/null; then

@@ -26,9 +26,9 @@ mod config;
 mod counter;
 mod ctl;
 mod logging;
-mod monitor;
 #[doc(hidden)]
 pub mod manual;
+mod monitor;
 mod probe;
 mod promote;
 mod run;

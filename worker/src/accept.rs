@@ -246,7 +246,8 @@ mod tests {
         let (ours, mut client) = UnixStream::pair().unwrap();
         client.set_nonblocking(true).unwrap();
         let (token, request_id) = (Token::random(), Token::random());
-        let upgraded = Upgraded { socket: ours.into(), token, request_id, resumed: false, early: Vec::new() };
+        let upgraded =
+            Upgraded { socket: ours.into(), token, request_id, resumed: false, client: None, early: Vec::new() };
         worker.shared.hub.borrow_mut().adopt(upgraded).unwrap();
         client.write_all(b"\x81\x82\0\0\0\0hi").unwrap();
         let answered = Rc::new(Cell::new(false));

@@ -84,7 +84,7 @@ impl Supervisor<'_> {
         if self.retired || self.peer.as_ref().is_some_and(|peer| peer.role == Role::Taking) {
             return;
         }
-        let Some(Upgrade { mut child, client }) = self.upgrading.take() else { return };
+        let Some(Upgrade { mut child, client, .. }) = self.upgrading.take() else { return };
         // It has no client yet, and its workers see its end.
         let ended = child.kill().and_then(|()| child.wait());
         tracing::warn!(pid = child.id(), ?ended, "the new binary is ended again");
