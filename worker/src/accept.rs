@@ -230,10 +230,12 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
+    use hyper::HeaderMap;
     use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
     use crate::hub::Upgraded;
+    use crate::proxies::Client;
     use crate::token::Token;
     use crate::worker::OVERDUE;
     use crate::worker::testing::Worker;
@@ -246,8 +248,14 @@ mod tests {
         let (ours, mut client) = UnixStream::pair().unwrap();
         client.set_nonblocking(true).unwrap();
         let (token, request_id) = (Token::random(), Token::random());
-        let upgraded =
-            Upgraded { socket: ours.into(), token, request_id, resumed: false, client: None, early: Vec::new() };
+        let upgraded = Upgraded {
+            socket: ours.into(),
+            token,
+            request_id,
+            resumed: false,
+            client: Client::of(Peer::Unix, &HeaderMap::new(), &[]),
+            early: Vec::new(),
+        };
         worker.shared.hub.borrow_mut().adopt(upgraded).unwrap();
         client.write_all(b"\x81\x82\0\0\0\0hi").unwrap();
         let answered = Rc::new(Cell::new(false));
