@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
 
-use baton_ipc::control::{ConnectionRow, Link, Output as Answer, Reply};
+use baton_ipc::channel::PROTOCOL_VERSION;
+use baton_ipc::control::{CONTROL_VERSION, ConnectionRow, Link, Output as Answer, Reply};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio_tungstenite::MaybeTlsStream;
@@ -592,7 +593,7 @@ fn the_shell_completes_remembers_and_leaves() {
     terminal.type_in("versi\t");
     terminal.wait_for("version ");
     terminal.type_in("\r");
-    terminal.wait_for("(control 1, protocol 2)");
+    terminal.wait_for(&format!("(control {CONTROL_VERSION}, protocol {PROTOCOL_VERSION})"));
     terminal.wait_for("baton blue> ");
     terminal.type_in("re\t\t");
     let candidates = terminal.wait_for("reopen-logs");

@@ -88,7 +88,9 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("listen", "8000", "HOST:PORT, such as 0.0.0.0:8000"),
     ("log-dir", "/dev/null", "the path of a directory"),
     ("log-format", "xml", "json or pretty"),
+    ("log-keep", "1", "a whole number from 2 to 100000; or none"),
     ("log-level", "loud", "error, warn, info, debug"),
+    ("log-rotation", "weekly", "daily or hourly or never"),
     ("max-buffer-memory", "1", "a size in B, KiB"),
     ("max-connections", "0", "a whole number from 1 to 10000000; or none"),
     ("max-fragments", "0", "a whole number from 1 to 1000000"),
@@ -108,6 +110,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("state-dir", "/dev/null", "the path of a directory"),
     ("store-max-size", "1MiB", "from 4MiB to 16TiB"),
     ("takeover", "soon", "never or wait or now"),
+    ("trusted-proxies", "10.0.0.7/8", "the network is 10.0.0.0/8"),
     ("user-timeout", "500ms", "from 1s to 1d"),
     ("workers", "0", "a whole number from 1 to 64"),
     ("write-timeout", "1h1ms", "from 100ms to 1h"),
@@ -122,7 +125,7 @@ fn variable(key: &str) -> String {
 fn each_wrong_value_is_refused_from_each_source() {
     let place = Place::new();
     for (key, value, allowed) in WRONG {
-        let list = ["allowed-origins", "listen"].contains(key);
+        let list = ["allowed-origins", "listen", "trusted-proxies"].contains(key);
         let shown = if list { format!("[{value:?}]") } else { format!("{value:?}") };
         let said = |origin: &str| format!("{key} = {shown} ({origin}): allowed is ");
         let file = place.file(format!("# a line before\n{key} = {value:?}\n"));

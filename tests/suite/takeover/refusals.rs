@@ -1,5 +1,6 @@
 //! Takeovers that must not be, and leave everything as it was.
 
+use baton_ipc::channel::PROTOCOL_VERSION;
 use nix::sys::signal::{Signal, kill};
 
 use super::{Succession, builder, crowd, promote};
@@ -36,9 +37,12 @@ fn a_successor_that_shares_something_else_is_refused_before_anything_is_touched(
 fn another_version_of_the_protocol_is_refused_with_the_reason() {
     let generations = Succession::begin(builder());
     let other = generations.builder.clone().with("--color", "green").with("--takeover", "wait");
-    for version in ["1", "3"] {
+    for version in [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1] {
         let (status, said) = other.clone().env("FAULT_PROTOCOL_VERSION", version).refused();
-        assert!(!status.success() && said.contains("speaks protocol version 2"), "{version}: {said}");
+        assert!(
+            !status.success() && said.contains(&format!("speaks protocol version {PROTOCOL_VERSION}")),
+            "{version}: {said}"
+        );
         assert!(said.contains(&format!("this binary {version}")), "{said}");
     }
     assert!(generations.serving.status().peer.is_none());
