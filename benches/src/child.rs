@@ -1,5 +1,5 @@
-//! Processes that the bench starts, and always ends. Wraps prctl(2) and sched_setscheduler(2) between fork and exec, hence
-//! the unsafe code.
+//! Processes that the bench starts, and always ends. Wraps prctl(2) between fork and exec, and
+//! sched_setscheduler(2), hence the unsafe code.
 #![allow(unsafe_code)]
 
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -17,15 +17,6 @@ use nix::unistd::Pid;
 
 use crate::{cores, procfs};
 
-/// Who goes first when several processes want the same core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Priority {
-    /// As any other.
-    Normal,
-    /// Only when no other wants it (`SCHED_IDLE`, sched(7)): what it does costs the others nothing but cache.
-    Yielding,
-}
-
 /// A child process. Dropped, it is killed with all its descendants; if the bench itself dies, the kernel kills it.
 pub struct Running {
     name: String,
@@ -42,31 +33,13 @@ impl Running {
     ///
     /// # Errors
     /// What fork(2) or execve(2) says, with the name of the program.
-    pub fn start(command: Command, core: Option<usize>) -> io::Result<Running> {
-        Running::start_as(Priority::Normal, command, core)
-    }
-
-    /// As [`Running::start`], with this priority.
-    ///
-    /// # Errors
-    /// Those of [`Running::start`].
-    pub fn start_as(priority: Priority, mut command: Command, core: Option<usize>) -> io::Result<Running> {
+    pub fn start(mut command: Command, core: Option<usize>) -> io::Result<Running> {
         let name = command.get_program().to_string_lossy().into_owned();
         let stderr = tempfile::tempfile()?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
-        // SAFETY: the closure makes two system calls and touches no memory of the parent.
+        // SAFETY: the closure makes one system call and touches no memory of the parent.
         unsafe {
-            command.pre_exec(move || {
-                prctl::set_pdeathsig(Signal::SIGKILL)?;
-                if priority == Priority::Yielding {
-                    Errno::result(libc::sched_setscheduler(
-                        0,
-                        libc::SCHED_IDLE,
-                        &libc::sched_param { sched_priority: 0 },
-                    ))?;
-                }
-                Ok(())
-            });
+            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
         }
         let mut child = cores::started_on(core, || {
             command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
@@ -120,6 +93,19 @@ impl Running {
     /// Those of the pipe.
     pub fn tell(&mut self, line: &str) -> io::Result<()> {
         self.stdin.as_mut().map_or(Ok(()), |stdin| writeln!(stdin, "{line}"))
+    }
+
+    /// From now on it runs only when no other process wants its core (`SCHED_IDLE`, sched(7)): what it does costs the others
+    /// nothing but cache.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn yield_to_others(&self) -> io::Result<()> {
+        let parameters = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the pointer is to a value that lives for as long as the call, which only reads it.
+        let outcome =
+            unsafe { libc::sched_setscheduler(self.pid().cast_signed(), libc::SCHED_IDLE, &raw const parameters) };
+        Ok(Errno::result(outcome).map(drop)?)
     }
 
     /// Sends a signal.

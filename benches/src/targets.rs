@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::child::{Priority, Running};
+use crate::child::Running;
 use crate::control;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -78,22 +78,9 @@ impl Programs {
     /// # Errors
     /// It cannot be started.
     pub fn client<'a>(&self, core: Option<usize>, arguments: impl IntoIterator<Item = &'a str>) -> io::Result<Running> {
-        self.client_as(Priority::Normal, core, arguments)
-    }
-
-    /// As [`Programs::client`], with this priority.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub fn client_as<'a>(
-        &self,
-        priority: Priority,
-        core: Option<usize>,
-        arguments: impl IntoIterator<Item = &'a str>,
-    ) -> io::Result<Running> {
         let mut command = Command::new(self.directory.join("bench_client"));
         command.args(arguments);
-        Running::start_as(priority, command, core)
+        Running::start(command, core)
     }
 
     /// A baton to be started, with directories of its own.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::child::{Priority, Running};
+use crate::child::Running;
 use crate::rows::Bench;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,7 +22,6 @@ pub(super) struct Kind<'a> {
     pub(super) arguments: &'a [&'a str],
     /// The most connections of one process.
     pub(super) per_client: usize,
-    pub(super) priority: Priority,
     pub(super) core: Option<usize>,
 }
 
@@ -36,7 +35,7 @@ impl Kind<'_> {
             let source = format!("127.0.0.{}", 2 + nth);
             let arguments = [self.mode, &address, "--connections", &share, "--source", &source];
             let arguments = arguments.into_iter().chain(self.arguments.iter().copied());
-            clients.push(bench.programs.client_as(self.priority, self.core, arguments)?);
+            clients.push(bench.programs.client(self.core, arguments)?);
         }
         let mut crowd = Crowd { clients };
         crowd.lines()?;
@@ -48,6 +47,11 @@ impl Crowd {
     /// Says something to each.
     pub(super) fn tell(&mut self, line: &str) -> io::Result<()> {
         self.clients.iter_mut().try_for_each(|client| client.tell(line))
+    }
+
+    /// From now on they run only when no other process wants their core.
+    pub(super) fn yield_to_others(&self) -> io::Result<()> {
+        self.clients.iter().try_for_each(Running::yield_to_others)
     }
 
     /// The next line of each.

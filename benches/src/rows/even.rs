@@ -4,7 +4,6 @@ use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::child::Priority;
 use crate::rows::Bench;
 use crate::rows::crowd::Kind;
 use crate::table::Row;
@@ -38,8 +37,7 @@ fn run(bench: &Bench) -> io::Result<Vec<Vec<u64>>> {
     let server = bench.programs.baton(WORKERS, "30s")?.start(None)?;
     let mut runs = Vec::new();
     for _ in 0..RUNS {
-        let kind =
-            Kind { mode: "idle", arguments: &[], per_client: CONNECTIONS, priority: Priority::Normal, core: None };
+        let kind = Kind { mode: "idle", arguments: &[], per_client: CONNECTIONS, core: None };
         let mut clients = kind.open(bench, server.address, CONNECTIONS)?;
         runs.push(connections(&server)?);
         clients.tell("close")?;

@@ -4,7 +4,6 @@ use std::io;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::child::Priority;
 use crate::procfs;
 use crate::rows::Bench;
 use crate::rows::crowd::{Crowd, Kind};
@@ -81,7 +80,7 @@ fn bytes(bench: &Bench, connections: usize) -> io::Result<Figures> {
 
 /// As many clients as it takes, all connected.
 pub(super) fn open(bench: &Bench, server: &Server, connections: usize) -> io::Result<Crowd> {
-    let kind = Kind { mode: "idle", arguments: &[], per_client: PER_CLIENT, priority: Priority::Normal, core: None };
+    let kind = Kind { mode: "idle", arguments: &[], per_client: PER_CLIENT, core: None };
     kind.open(bench, server.address, connections)
 }
 

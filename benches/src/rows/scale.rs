@@ -4,7 +4,7 @@ use std::io;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::child::{Priority, Running};
+use crate::child::Running;
 use crate::client::heartbeat::HeartbeatReport;
 use crate::client::orders::Order;
 use crate::client::pace::Latencies;
@@ -134,15 +134,15 @@ fn run(bench: &Bench, connections: usize, workers: u16) -> io::Result<Figures> {
     let pids = server.workers();
     let (user, kernel) = (procfs::pss(&pids)?, procfs::kernel_memory()?);
     let beats = (1 + BEATS).to_string();
-    // They yield, so that the active client need not wait until they have read their heartbeats.
     let mut crowd = Kind {
         mode: "heartbeat",
         arguments: &["--beats", &beats, "--patience", "60", "--tell"],
         per_client: PER_CLIENT,
-        priority: Priority::Yielding,
         core: bench.client_core,
     }
     .open(bench, server.address, connections)?;
+    // The active client is not to wait until they have read their heartbeats.
+    crowd.yield_to_others()?;
     sleep(SETTLE);
     let each = |now: u64, before: u64| (now as f64 - before as f64) / connections as f64;
     let user = each(procfs::pss(&pids)?, user);

@@ -4,7 +4,6 @@ use std::io;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::child::Priority;
 use crate::client::arrivals::ArrivalReport;
 use crate::client::orders::Order;
 use crate::client::pace::Latencies;
@@ -61,18 +60,13 @@ fn run(bench: &Bench, connects: usize, rounds: usize) -> io::Result<(Vec<Storm>,
     let arguments = ["load", &address, "--connections", ACTIVE, "--rate", RATE];
     let mut talker = bench.programs.client(bench.client_core, arguments)?;
     talker.line(PATIENCE)?;
-    // The storm yields, so that the talker sees what the service does, and not what its own core is busy with.
-    let kind = Kind {
-        mode: "storm",
-        arguments: &[],
-        per_client: PER_CLIENT,
-        priority: Priority::Yielding,
-        core: bench.client_core,
-    };
+    let kind = Kind { mode: "storm", arguments: &[], per_client: PER_CLIENT, core: bench.client_core };
     let mut storms = Vec::new();
     for _ in 0..rounds {
         sleep(BETWEEN);
         let mut crowd = kind.open(bench, server.address, connects)?;
+        // The talker is to see what the service does, and not what its own core is busy with.
+        crowd.yield_to_others()?;
         let before = procfs::listen_overflows()?;
         talker.tell(Order::Mark.word())?;
         crowd.tell("go")?;

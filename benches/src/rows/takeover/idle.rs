@@ -2,7 +2,6 @@
 
 use std::io;
 
-use crate::child::Priority;
 use crate::client::load::LoadReport;
 use crate::control::Receipt;
 use crate::generations::Generations;
@@ -46,7 +45,6 @@ fn run(bench: &Bench, clients: usize) -> io::Result<Vec<Receipt>> {
         mode: "load",
         arguments: &["--warm-up", "0", "--messages", &each],
         per_client: PER_CLIENT,
-        priority: Priority::Normal,
         core: bench.client_core,
     }
     .open(bench, generations.address(), clients * PER_CLIENT)?;
