@@ -1,9 +1,13 @@
 # What one does with baton from a checkout. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help build up promote down status logs dev test lint bench
+.PHONY: help build up promote down status logs dev test lint bench manual install uninstall package
+
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+PREFIX = /usr/local
+SYSCONFDIR = /etc
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the two commands, optimised, in target/release
 	cargo build --release --locked
@@ -34,3 +38,16 @@ lint: ## formatting, clippy, layering, shell scripts (installs what is missing)
 
 bench: ## speed and memory beside a bare epoll loop and two published servers
 	@scripts/bench.sh
+
+manual: ## manual pages and completions, in target/manual; `make install` takes them
+	cargo build --release --locked --package baton-manual
+	@scripts/manual.sh $(TARGET)/release $(TARGET)/manual
+
+install: ## what `make build manual` has made, below PREFIX=/usr/local; DESTDIR and SYSCONFDIR as usual
+	@PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' DESTDIR='$(DESTDIR)' scripts/install.sh install
+
+uninstall: ## removes that again; settings and state stay
+	@PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' DESTDIR='$(DESTDIR)' scripts/install.sh uninstall
+
+package: ## a Debian package, in target/debian; an upgrade of it disconnects nobody
+	@scripts/package.sh

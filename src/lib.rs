@@ -12,6 +12,7 @@
 //! | `probe` | whether a service does its work, as a client sees it |
 //! | `promote` | `baton promote`: a new generation takes over |
 //! | `ctl` | `batonctl` |
+//! | `manual` | what manual pages are made from |
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -24,6 +25,8 @@ mod config;
 mod counter;
 mod ctl;
 mod logging;
+#[doc(hidden)]
+pub mod manual;
 mod probe;
 mod promote;
 mod run;
