@@ -3,15 +3,20 @@
 #
 #   CARGO_DEB_CACHE  where to keep it (default: ${XDG_CACHE_HOME:-$HOME/.cache}/baton/cargo-deb)
 #
-# A minute of one core. Several at a time wait for one another: cargo has a lock for it.
+# A minute or two. Several at a time wait for one another; what a killed one leaves is never used.
 set -euo pipefail
 
 version=3.8.0
-root=${CARGO_DEB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/baton/cargo-deb}/$version
-program=$root/bin/cargo-deb
-
-# A directory of its own: in the project's one its release build would end with the features of this program.
-[ -x "$program" ] ||
-  CARGO_TARGET_DIR=$root/build cargo install --quiet --locked --root "$root" --version "=$version" cargo-deb >&2
-rm -rf "$root/build"
+cache=${CARGO_DEB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/baton/cargo-deb}
+program=$cache/$version/bin/cargo-deb
+if [ ! -x "$program" ]; then
+  mkdir -p "$cache"
+  exec 9>"$cache/lock"
+  flock 9
+  # Whoever has the lock is the only one, and cargo puts the program there in one step. Built in a directory of its own: what
+  # the project has built may be meant for other features.
+  [ -x "$program" ] || CARGO_TARGET_DIR=$cache/build cargo install --quiet --locked --root "$cache/$version" \
+    --version "=$version" cargo-deb >&2
+  rm -rf "$cache/build"
+fi
 echo "$program"

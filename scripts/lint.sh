@@ -14,7 +14,7 @@ scripts/layering.sh
 step documentation
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 step shell
-shellcheck --external-sources scripts/*.sh .ci/run
+shellcheck --external-sources scripts/*.sh .ci/run packaging/debian/{postinst,prerm,postrm}
 step units
 scripts/lint-units.sh
 if command -v cargo-deny >/dev/null; then

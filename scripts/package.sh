@@ -31,8 +31,8 @@ if [ -z "$programs" ]; then
   programs=$target/release options=(--dbgsym)
 fi
 if [ -z "$version" ]; then
-  version=$(cargo metadata --no-deps --locked --format-version 1 |
-    python3 -c 'import json, sys; print(next(p["version"] for p in json.load(sys.stdin)["packages"] if p["name"] == "baton"))')-1
+  id=$(cargo pkgid --locked --package baton)
+  version=${id##*[@#]}-1
 fi
 
 # A place of its own for each run, which cargo-deb is told is the target directory: it finds its assets below its release/.
@@ -65,3 +65,7 @@ install -D -m 644 packaging/debian/lintian-overrides "$root/usr/share/lintian/ov
 
 CARGO_TARGET_DIR=$work "$cargo_deb" --no-build --locked --quiet "${options[@]}" --deb-version "$version" \
   --maintainer "$maintainer" --output "$output/"
+# What Debian has to say, where it is installed.
+if command -v lintian >/dev/null; then
+  lintian --allow-root --fail-on error,warning "$output/baton_${version}_$(dpkg --print-architecture).deb" >&2
+fi

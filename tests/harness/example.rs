@@ -1,4 +1,4 @@
-//! The examples of this package: programs like `baton`, of another [`baton::App`].
+//! Other programs of this workspace: the examples, which are like `baton`, of another [`baton::App`], and what makes the manual.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,19 +11,29 @@ use super::service::baton;
 /// The program of an example. `cargo test` has built it, but `cargo test --test suite` has not: then it is built here.
 #[track_caller]
 pub fn example(name: &str) -> PathBuf {
-    static BUILDING: Mutex<()> = Mutex::new(());
     let directory = baton().parent().expect("a directory").join("examples");
-    let program = directory.join(name);
+    fresh(directory.join(name), &["--example", name])
+}
+
+/// The program of another package of this workspace, of the same name, built likewise.
+#[track_caller]
+pub fn program_of(package: &str) -> PathBuf {
+    fresh(baton().with_file_name(package), &["--package", package])
+}
+
+#[track_caller]
+fn fresh(program: PathBuf, target: &[&str]) -> PathBuf {
+    static BUILDING: Mutex<()> = Mutex::new(());
     // Poisoned by a build that failed: the next one shows the same.
     let _alone = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !is_fresh(&program) {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--locked", "--example", name]);
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--locked"]).args(target);
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }
         let status = cargo.status().expect("cargo runs");
-        assert!(status.success(), "the example {name} cannot be built");
+        assert!(status.success(), "{} cannot be built", program.display());
     }
     program
 }

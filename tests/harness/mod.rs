@@ -11,6 +11,7 @@ pub mod machine;
 pub mod mount;
 pub mod nginx;
 pub mod oracle;
+pub mod package;
 pub mod procfs;
 pub mod redis;
 pub mod runners;

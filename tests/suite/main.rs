@@ -15,6 +15,7 @@ mod floods;
 mod handoff;
 mod http;
 mod oracle;
+mod package;
 mod page;
 mod promote;
 mod protocol;

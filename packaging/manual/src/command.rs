@@ -194,7 +194,10 @@ mod tests {
     #[test]
     fn a_line_that_goes_on_with_a_sentence_is_no_paragraph() {
         let help = "Without a command: a shell.\nExit codes: 0 done, 1 failed,\n2 wrong usage\n\nMore";
-        assert_eq!(paragraphs(help), ["Without a command: a shell.", "Exit codes: 0 done, 1 failed, 2 wrong usage", "More"]);
+        assert_eq!(
+            paragraphs(help),
+            ["Without a command: a shell.", "Exit codes: 0 done, 1 failed, 2 wrong usage", "More"]
+        );
     }
 
     #[test]

@@ -20,7 +20,10 @@ const VALUES: [(&str, &str); 5] = [
     ("DURATION", "A number and a unit: \"500ms\", \"30s\", \"5m\", \"24h\"."),
     ("SIZE", "Bytes, or a number and a unit: \"64KiB\", \"1MiB\", \"1GiB\"."),
     ("N", "A number: 4."),
-    ("list", "Strings in brackets: [\"0.0.0.0:8000\", \"unix:/run/baton/http.sock\"]. In a variable: with commas between them."),
+    (
+        "list",
+        "Strings in brackets: [\"0.0.0.0:8000\", \"unix:/run/baton/http.sock\"]. In a variable: with commas between them.",
+    ),
     ("none", "\"none\": not set, where that is allowed."),
 ];
 

@@ -47,7 +47,8 @@ fn every_page_renders_without_a_warning() {
         }
         names.push(entry.file_name().into_string().expect("UTF-8"));
     }
-    for name in ["baton.1", "baton-run.1", "baton-promote.1", "baton-check-config.1", "batonctl.1", "baton.toml.5", "baton.7"]
+    for name in
+        ["baton.1", "baton-run.1", "baton-promote.1", "baton-check-config.1", "batonctl.1", "baton.toml.5", "baton.7"]
     {
         assert!(names.iter().any(|page| page == name), "no {name} among {names:?}");
     }
