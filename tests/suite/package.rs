@@ -171,7 +171,7 @@ fn ok(output: &Output) -> String {
 }
 
 #[test]
-fn make_install_installs_what_the_package_does_and_uninstall_takes_it_back() {
+fn make_install_installs_everything_and_uninstall_takes_it_back() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (pages, root) = (directory.path().join("manual"), directory.path().join("root"));
     manual(&pages);
@@ -204,6 +204,19 @@ fn make_install_installs_what_the_package_does_and_uninstall_takes_it_back() {
     ];
     for file in wanted {
         assert!(installed.iter().any(|path| path == file), "no {file} among {installed:#?}");
+    }
+    // All that these directories hold.
+    let shipped = [
+        ("docs", "usr/local/share/doc/baton/docs"),
+        ("monitoring", "usr/local/share/baton/monitoring"),
+        ("nginx", "usr/local/share/doc/baton/examples/nginx"),
+        ("logrotate", "etc/logrotate.d"),
+    ];
+    for (from, to) in shipped {
+        for file in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(from)) {
+            let path = format!("{to}/{file}");
+            assert!(installed.contains(&path), "no {path} among {installed:#?}");
+        }
     }
     let mode = |path: &str| fs::metadata(root.join(path)).expect("it is there").permissions().mode() & 0o777;
     assert_eq!(
