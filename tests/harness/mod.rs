@@ -15,6 +15,7 @@ pub mod redis;
 pub mod runners;
 pub mod service;
 pub mod terminal;
+pub mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};

@@ -1,13 +1,18 @@
 //! An nginx of a test's own, between the clients and a service.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
 use super::service::die_with_us;
+use super::tls::make_certificates;
 use super::{eventually, free_address, http, raise_descriptor_limit};
+
+/// Certificate and key, as [`make_certificates`] names them.
+const TLS: &str = "ssl_certificate nginx.crt; ssl_certificate_key nginx.key;";
 
 /// A running nginx. Dropping it kills it.
 pub struct Nginx {
@@ -21,12 +26,36 @@ impl Nginx {
     /// Passes everything on to the service at this address, and waits until that answers.
     #[track_caller]
     pub fn start(service: SocketAddr) -> Nginx {
+        let nginx = Nginx::spawn(service, "");
+        eventually("an answer through nginx", || {
+            http::get(nginx.address, "/readyz").ok().filter(|answer| answer.status == 200)
+        });
+        nginx
+    }
+
+    /// As [`Nginx::start`], with TLS, and waits until it listens. [`Nginx::ca_file`] vouches for its certificate.
+    #[track_caller]
+    pub fn start_tls(service: SocketAddr) -> Nginx {
+        let nginx = Nginx::spawn(service, TLS);
+        eventually("nginx listens", || TcpStream::connect(nginx.address).ok());
+        nginx
+    }
+
+    /// Who has signed its certificate.
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.crt")
+    }
+
+    fn spawn(service: SocketAddr, tls: &str) -> Nginx {
         // Two descriptors a client.
         raise_descriptor_limit();
         let dir = tempfile::Builder::new().prefix("baton-nginx-").tempdir().expect("a temporary directory");
         let address = free_address();
         let path = dir.path().display();
-        fs::write(dir.path().join("nginx.conf"), configuration(address, service)).expect("a file of ours");
+        fs::write(dir.path().join("nginx.conf"), configuration(address, service, tls)).expect("a file of ours");
+        if !tls.is_empty() {
+            make_certificates(dir.path(), "nginx", address.ip());
+        }
         let mut command = Command::new("nginx");
         // Until it has read its configuration it would complain elsewhere.
         command.arg("-e").arg(dir.path().join("error.log"));
@@ -34,11 +63,7 @@ impl Nginx {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         die_with_us(&mut command);
         let child = command.spawn().expect("nginx is installed");
-        let nginx = Nginx { child, dir, address };
-        eventually("an answer through nginx", || {
-            http::get(nginx.address, "/readyz").ok().filter(|answer| answer.status == 200)
-        });
-        nginx
+        Nginx { child, dir, address }
     }
 
     fn log(&self, name: &str) -> String {
@@ -47,7 +72,8 @@ impl Nginx {
 }
 
 /// Relative paths are below the directory that it is started with. Without a master there is one process, which dies with us.
-fn configuration(address: SocketAddr, service: SocketAddr) -> String {
+fn configuration(address: SocketAddr, service: SocketAddr, tls: &str) -> String {
+    let ssl = if tls.is_empty() { "" } else { " ssl" };
     format!(
         "daemon off;
 master_process off;
@@ -62,7 +88,8 @@ http {{
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     server {{
-        listen {address};
+        listen {address}{ssl};
+        {tls}
         location / {{
             proxy_pass http://{service};
             proxy_http_version 1.1;

@@ -4,7 +4,6 @@ mod cluster;
 mod link;
 mod resp;
 mod sentinel;
-mod tls;
 
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -19,7 +18,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::service::die_with_us;
-use super::{SOON, eventually, free_address};
+use super::{SOON, eventually, free_address, tls};
 
 pub use cluster::Cluster;
 pub use link::{Cut, Link};
@@ -88,7 +87,7 @@ impl Setup {
         let dir = tempfile::Builder::new().prefix("baton-redis-").tempdir().expect("a temporary directory");
         let address = free_address();
         if self.tls {
-            tls::make_certificates(dir.path(), address.ip());
+            tls::make_certificates(dir.path(), "redis", address.ip());
         }
         let child = run(&self, &dir, address);
         Redis { child, setup: self, dir, address }

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
-/// Makes `ca.crt`, and `redis.crt` with `redis.key` for this address.
+/// Makes `ca.crt`, and a `NAME.crt` with `NAME.key` for a server at this address.
 #[track_caller]
-pub(super) fn make_certificates(dir: &Path, address: IpAddr) {
+pub fn make_certificates(dir: &Path, name: &str, address: IpAddr) {
     // What stands in the machine's own file is not what a test says.
     let config = format!(
         "[req]\nprompt = no\ndistinguished_name = name\n[name]\nCN = a test\n\
@@ -24,5 +24,5 @@ pub(super) fn make_certificates(dir: &Path, address: IpAddr) {
         assert!(output.status.success(), "{command:?}: {output:?}");
     };
     make("ca", &["-extensions", "ca"]);
-    make("redis", &["-extensions", "server", "-CA", "ca.crt", "-CAkey", "ca.key"]);
+    make(name, &["-extensions", "server", "-CA", "ca.crt", "-CAkey", "ca.key"]);
 }
