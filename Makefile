@@ -1,9 +1,9 @@
 # What one does with baton from a checkout. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help build up promote down status logs dev test lint bench
+.PHONY: help build up promote down status logs dev test lint bench load-test
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the two commands, optimised, in target/release
 	cargo build --release --locked
@@ -34,3 +34,6 @@ lint: ## formatting, clippy, layering, shell scripts (installs what is missing)
 
 bench: ## speed and memory beside a bare epoll loop and two published servers
 	@scripts/bench.sh
+
+load-test: build ## 5,000 clients that check every answer; starts a service for it if none answers at WS_BASE_URL
+	@scripts/load_test.sh

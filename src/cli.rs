@@ -10,6 +10,7 @@ use crate::config::key::{Fallback, Key};
 use crate::config::keys::KEYS;
 use crate::config::{DEFAULT_FILE, Environment, Sources, VERSION};
 use crate::ctl::takeover::Options;
+use crate::load_test;
 use crate::promote::Wish;
 
 /// What was asked for.
@@ -25,6 +26,10 @@ pub(crate) enum Invocation {
     Connect(Sources),
     /// `promote`
     Promote(Wish, Sources),
+    /// `load-test`
+    LoadTest(Box<load_test::Options>, Environment),
+    /// One of the processes that a load test starts
+    LoadTestClient,
     /// `completions SHELL`
     Completions(Shell, Completed),
 }
@@ -46,6 +51,13 @@ const PROMOTE: &str = "Start a new generation that takes over all clients from t
                        Blue serves: green is started beside it from this binary, gets ready, takes every connection, \
                        and blue ends. Clients stay connected. If anything goes wrong, everything goes back, and blue \
                        serves on. Settings given here are the new generation's.";
+
+const LOAD_TEST: &str = "A run ends when every connection has sent its messages, or when its time is over, whichever comes first.\n\
+                         --duration and the like: 500ms, 30s, 5m. Rates: 1000/s, 600/m. Progress goes to standard error, \
+                         the report to standard output.\n\n\
+                         Exit codes: 0 all as it should be; 1 wrong answers, fewer successes than --min-success, slower \
+                         than --max-p95,\nor a client process was lost; 2 wrong usage; 130 Ctrl-C (143 SIGTERM): the \
+                         report is what there was until then";
 
 const PRINT_CONFIG: &str = "print-config";
 const CONNECT: &str = "connect";
@@ -90,6 +102,17 @@ pub(crate) fn command() -> Command {
             "Exit codes: 0 taken over; 1 failed, and then it says who serves, or connections were dropped;\n\
              2 wrong usage; 64 wrong configuration; 130 Ctrl-C: it says what goes on",
         );
+    let load_test = load_test::Options::augment_args(Command::new("load-test"))
+        .about("Load a WebSocket server with many clients, check every answer, and report how long they took")
+        .arg(
+            Arg::new(load_test::CLIENT)
+                .long(load_test::CLIENT)
+                .help("Be one of the client processes, which takes its orders from standard input")
+                .action(ArgAction::SetTrue)
+                .exclusive(true)
+                .hide(true),
+        )
+        .after_help(LOAD_TEST);
     let completions = Command::new("completions")
         .about("Print a completion script")
         .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)))
@@ -104,7 +127,7 @@ pub(crate) fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommands([run, promote, check, completions])
+        .subcommands([run, promote, load_test, check, completions])
 }
 
 /// Reads the arguments, or tells what is wrong with them.
@@ -125,6 +148,11 @@ pub(crate) fn parse(
         Some(("promote", matches)) => {
             let options = Options::from_arg_matches(matches)?;
             Invocation::Promote(Wish { options, json: matches.get_flag(JSON) }, sources(matches, environment))
+        }
+        Some(("load-test", matches)) if matches.get_flag(load_test::CLIENT) => Invocation::LoadTestClient,
+        Some(("load-test", matches)) => {
+            let options = load_test::Options::from_arg_matches(matches)?;
+            Invocation::LoadTest(Box::new(options), environment)
         }
         Some(("completions", matches)) => {
             let shell = matches.get_one("shell").copied().unwrap_or(Shell::Bash);

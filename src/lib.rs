@@ -11,6 +11,7 @@
 //! | `run` | `baton run`: the composition root |
 //! | `probe` | whether a service does its work, as a client sees it |
 //! | `promote` | `baton promote`: a new generation takes over |
+//! | `load_test` | `baton load-test`: loads a server and checks its answers |
 //! | `ctl` | `batonctl` |
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,7 @@ mod cli;
 mod config;
 mod counter;
 mod ctl;
+mod load_test;
 mod logging;
 mod probe;
 mod promote;
@@ -68,6 +70,8 @@ pub fn main<A: App>(app: A) -> ExitCode {
             Err(problems) => refuse(&problems),
         },
         Invocation::Promote(wish, sources) => promote::promote(&wish, sources),
+        Invocation::LoadTest(options, environment) => load_test::load_test(&options, &environment),
+        Invocation::LoadTestClient => load_test::client(),
         Invocation::Completions(shell, completed) => print(&completions(shell, completed)),
     }
 }

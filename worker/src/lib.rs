@@ -41,6 +41,7 @@ mod worker;
 pub mod fuzzing;
 
 pub use app::{App, Message, Reply, Session};
+pub use readable::Readable;
 pub use settings::{Limits, Settings};
 pub use token::Token;
 pub use worker::{Hooks, run};
