@@ -1,6 +1,6 @@
 # What one does with baton from a checkout. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help build up promote down status monitor logs dev test lint bench bench-check manual install uninstall package
+.PHONY: help build up promote down status monitor logs dev test lint bench bench-check load-test manual install uninstall package
 
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 PREFIX = /usr/local
@@ -57,3 +57,6 @@ uninstall: ## removes that again; settings and state stay
 
 package: ## a Debian package, in target/debian; an upgrade of it disconnects nobody
 	@scripts/package.sh
+
+load-test: build ## 5,000 clients that check every answer; starts a service for it if none answers at WS_BASE_URL
+	@scripts/load_test.sh

@@ -10,6 +10,7 @@ use crate::config::key::{Fallback, Key};
 use crate::config::keys::KEYS;
 use crate::config::{DEFAULT_FILE, Environment, Sources, VERSION};
 use crate::ctl::takeover::Options;
+use crate::load_test;
 use crate::monitor;
 use crate::promote::Wish;
 
@@ -28,6 +29,10 @@ pub(crate) enum Invocation {
     Promote(Wish, Sources),
     /// `monitor`
     Monitor(monitor::Options, Environment),
+    /// `load-test`
+    LoadTest(Box<load_test::Options>, Environment),
+    /// One of the processes that a load test starts
+    LoadTestClient,
     /// `completions SHELL`
     Completions(Shell, Completed),
 }
@@ -54,6 +59,12 @@ const MONITOR: &str = "Watch a running service: workers, connections, rates, lat
                        On a terminal it is a live screen (? shows its keys, q quits); elsewhere, and with TERM=dumb, it \
                        prints a line each interval, and the log as it comes. If the service goes away it says so and goes \
                        on looking; after a takeover it shows the generation that serves then.";
+const LOAD_TEST: &str = "A run ends when every connection has sent its messages, or when its time is over, whichever comes first.\n\
+                         --duration and the like: 500ms, 30s, 5m. Rates: 1000/s, 600/m. Progress goes to standard error, \
+                         the report to standard output.\n\n\
+                         Exit codes: 0 all as it should be; 1 wrong answers, fewer successes than --min-success, slower \
+                         than --max-p95,\nor a client process was lost; 2 wrong usage; 130 Ctrl-C (143 SIGTERM): the \
+                         report is what there was until then";
 
 const PRINT_CONFIG: &str = "print-config";
 const CONNECT: &str = "connect";
@@ -102,6 +113,17 @@ pub(crate) fn command() -> Command {
         .about("Watch a running service: workers, connections, rates, latency, errors, takeovers, log")
         .long_about(MONITOR)
         .after_help("Exit codes: 0 you quit, 1 failed (--once: nobody answers), 2 wrong usage, 128+N signal N");
+    let load_test = load_test::Options::augment_args(Command::new("load-test"))
+        .about("Load a WebSocket server with many clients, check every answer, and report how long they took")
+        .arg(
+            Arg::new(load_test::CLIENT)
+                .long(load_test::CLIENT)
+                .help("Be one of the client processes, which takes its orders from standard input")
+                .action(ArgAction::SetTrue)
+                .exclusive(true)
+                .hide(true),
+        )
+        .after_help(LOAD_TEST);
     let completions = Command::new("completions")
         .about("Print a completion script")
         .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)))
@@ -116,7 +138,7 @@ pub(crate) fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommands([run, promote, monitor, check, completions])
+        .subcommands([run, promote, monitor, load_test, check, completions])
 }
 
 /// Reads the arguments, or tells what is wrong with them.
@@ -139,6 +161,11 @@ pub(crate) fn parse(
             Invocation::Promote(Wish { options, json: matches.get_flag(JSON) }, sources(matches, environment))
         }
         Some(("monitor", matches)) => Invocation::Monitor(monitor::Options::from_arg_matches(matches)?, environment),
+        Some(("load-test", matches)) if matches.get_flag(load_test::CLIENT) => Invocation::LoadTestClient,
+        Some(("load-test", matches)) => {
+            let options = load_test::Options::from_arg_matches(matches)?;
+            Invocation::LoadTest(Box::new(options), environment)
+        }
         Some(("completions", matches)) => {
             let shell = matches.get_one("shell").copied().unwrap_or(Shell::Bash);
             let batonctl = matches.get_one::<String>("of").is_some_and(|of| of == "batonctl");

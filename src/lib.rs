@@ -12,6 +12,7 @@
 //! | `monitor` | `baton monitor`: a live view of a running service |
 //! | `probe` | whether a service does its work, as a client sees it |
 //! | `promote` | `baton promote`: a new generation takes over |
+//! | `load_test` | `baton load-test`: loads a server and checks its answers |
 //! | `ctl` | `batonctl` |
 //! | `manual` | what manual pages are made from |
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ mod cli;
 mod config;
 mod counter;
 mod ctl;
+mod load_test;
 mod logging;
 #[doc(hidden)]
 pub mod manual;
@@ -74,6 +76,8 @@ pub fn main<A: App>(app: A) -> ExitCode {
         },
         Invocation::Promote(wish, sources) => promote::promote(&wish, sources),
         Invocation::Monitor(options, environment) => monitor::monitor(&options, environment),
+        Invocation::LoadTest(options, environment) => load_test::load_test(&options, &environment),
+        Invocation::LoadTestClient => load_test::client(),
         Invocation::Completions(shell, completed) => print(&completions(shell, completed)),
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -145,6 +145,11 @@ impl Nginx {
         Site::of(service).start()
     }
 
+    /// Who has signed its certificate.
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.crt")
+    }
+
     /// What it has logged of requests to the site.
     pub fn requests(&self) -> Vec<Value> {
         let log = self.log("baton.log");
@@ -179,7 +184,7 @@ impl Nginx {
 
     /// Believes the site's certificate, and no other.
     fn trust(&self) -> Arc<ClientConfig> {
-        let ca = CertificateDer::from_pem_file(self.dir.path().join("ca.crt")).expect("a certificate of ours");
+        let ca = CertificateDer::from_pem_file(self.ca_file()).expect("a certificate of ours");
         let mut roots = RootCertStore::empty();
         roots.add(ca).expect("a certificate of ours");
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -14,6 +14,7 @@ mod faults;
 mod floods;
 mod handoff;
 mod http;
+mod load_test;
 mod logs;
 mod monitor;
 mod monitoring;

@@ -46,6 +46,7 @@ pub mod fuzzing;
 
 pub use app::{App, Message, Reply, Session};
 pub use proxies::Proxy;
+pub use readable::Readable;
 pub use settings::{Limits, Settings};
 pub use token::Token;
 pub use worker::{Hooks, run};

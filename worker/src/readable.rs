@@ -8,11 +8,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Becomes readable when the file behind it does.
-pub(crate) struct Readable(AsyncFd<OwnedFd>);
+pub struct Readable(AsyncFd<OwnedFd>);
 
 impl Readable {
     /// Watches a dup, which shares the open file and so its readiness.
-    pub(crate) fn watch(fd: BorrowedFd<'_>) -> io::Result<Readable> {
+    ///
+    /// # Errors
+    /// No descriptor is left, or it is none that epoll(7) can watch.
+    pub fn watch(fd: BorrowedFd<'_>) -> io::Result<Readable> {
         let fd = fd.try_clone_to_owned()?;
         // SAFETY: an OwnedFd that nothing else owns, moved in here, names the same open file until it is dropped.
         let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
@@ -20,7 +23,10 @@ impl Readable {
     }
 
     /// Waits for it. What becomes readable after this has returned is waited for anew: read until there is nothing.
-    pub(crate) async fn ready(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The runtime is being shut down.
+    pub async fn ready(&self) -> io::Result<()> {
         self.0.readable().await?.clear_ready();
         Ok(())
     }
