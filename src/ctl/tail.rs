@@ -75,7 +75,8 @@ fn another(session: &mut Session, verb: &Verb, interrupts: Option<&Interrupts>) 
     loop {
         match session.connect(verb) {
             Ok(mut clients) => return Ok(Some(clients.remove(0))),
-            Err(Error::Unreachable(_)) if Instant::now() < end => {}
+            // For a moment the one that ends may still be there beside the other.
+            Err(Error::Unreachable(_) | Error::Several(_)) if Instant::now() < end => {}
             Err(error) => return Err(error),
         }
         if !pause(interrupts) {

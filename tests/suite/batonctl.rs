@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
 
 use baton_ipc::channel::PROTOCOL_VERSION;
 use baton_ipc::control::{CONTROL_VERSION, ConnectionRow, Link, Output as Answer, Reply};
@@ -420,21 +421,29 @@ fn a_signal_reaches_the_workers_named() {
 /// `tail --follow`, line by line.
 struct Follower {
     child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    lines: Receiver<String>,
 }
 
 impl Follower {
     fn start(service: &Service, args: &[&str]) -> Follower {
         let mut child = command(service, args).stdout(Stdio::piped()).spawn().expect("batonctl runs");
-        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (sender, lines) = mpsc::channel();
+        // It ends with its command, or when nobody listens any more.
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Follower { child, lines }
     }
 
     /// The next line with this message.
+    #[track_caller]
     fn wait_for(&mut self, message: &str) -> Value {
-        let mut parsed =
-            (&mut self.lines).map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("JSON"));
-        parsed.find(|line| line["message"] == message).unwrap_or_else(|| panic!("ended before {message:?}"))
+        loop {
+            let line = self.lines.recv_timeout(SOON).unwrap_or_else(|error| panic!("no {message:?}: {error}"));
+            let line: Value = serde_json::from_str(&line).expect("JSON");
+            if line["message"] == message {
+                return line;
+            }
+        }
     }
 }
 
@@ -475,8 +484,10 @@ fn the_log_is_followed_over_restarts_and_takeovers() {
     let builder = Builder::new().with("--workers", 2);
     let mut blue = builder.clone().with("--color", "blue").start();
     // Whoever is there, as an operator types it.
-    let mut all = Follower::start(&blue, &["tail", "-f", "-n", "0", "all"]);
+    let mut all = Follower::start(&blue, &["tail", "-f", "all"]);
     let mut slot = Follower::start(&blue, &["tail", "-f", "1"]);
+    // They have begun: what happens from now on they see.
+    all.wait_for("running");
     slot.wait_for("ready");
     ctl(&blue, &["restart", "1"], 0);
     // Both sides of the slot: the new worker, and the last words of the old one.
