@@ -5,8 +5,6 @@ use std::io::{self, ErrorKind};
 use std::iter::Sum;
 use std::time::Duration;
 
-use nix::unistd::{SysconfVar, sysconf};
-
 /// What the scheduler accounts to a process, all its threads together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
@@ -125,21 +123,17 @@ pub fn pss(processes: &[u32]) -> io::Result<u64> {
 }
 
 /// What the kernel holds for all sockets, files and the like of the machine, in bytes: slabs that cannot be reclaimed
-/// (`/proc/meminfo`), and the pages in TCP's buffers (`/proc/net/sockstat`). Those that can be reclaimed grow whenever
-/// somebody looks at `/proc/PID/fd`; with them the inodes and directory entries of the sockets are left out.
+/// (`SUnreclaim` of `/proc/meminfo`). Those that can be reclaimed grow whenever somebody looks at `/proc/PID/fd`; with them
+/// the inodes and directory entries of the sockets are left out.
 ///
 /// # Errors
 /// No `/proc`.
 pub fn kernel_memory() -> io::Result<u64> {
-    let missing = |what: &str| io::Error::new(ErrorKind::InvalidData, format!("{what} is not told"));
     let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let slab =
+    let kib =
         meminfo.lines().find_map(|line| line.strip_prefix("SUnreclaim:")?.trim().strip_suffix(" kB")?.parse().ok());
-    let slab_kib: u64 = slab.ok_or_else(|| missing("SUnreclaim of /proc/meminfo"))?;
-    let sockstat = fs::read_to_string("/proc/net/sockstat")?;
-    let tcp = sockstat.lines().find_map(|line| line.strip_prefix("TCP:")?.rsplit_once(" mem ")?.1.parse().ok());
-    let tcp_pages: u64 = tcp.ok_or_else(|| missing("mem of TCP in /proc/net/sockstat"))?;
-    Ok(slab_kib * 1024 + tcp_pages * page_size()?)
+    let kib: u64 = kib.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "a meminfo without SUnreclaim"))?;
+    Ok(kib * 1024)
 }
 
 /// How often a connection could not be put into a full accept queue, since the machine started (`ListenOverflows` in
@@ -154,11 +148,6 @@ pub fn listen_overflows() -> io::Result<u64> {
     let pairs = names.into_iter().flatten().zip(numbers.into_iter().flatten());
     let number = pairs.filter(|(name, _)| *name == "ListenOverflows").find_map(|(_, number)| number.parse().ok());
     number.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "ListenOverflows is not told"))
-}
-
-fn page_size() -> io::Result<u64> {
-    let size = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| u64::try_from(size).ok());
-    size.ok_or_else(|| io::Error::other("the size of a page is not told"))
 }
 
 #[cfg(test)]

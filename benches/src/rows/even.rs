@@ -13,7 +13,7 @@ const WORKERS: u16 = 4;
 const CONNECTIONS: usize = 5_000;
 /// Each time as many connections anew, from other ports.
 const RUNS: usize = 5;
-/// How often to look whether those of the last run are gone.
+/// How often to look whether all have come, or gone.
 const LOOK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -39,33 +39,30 @@ fn run(bench: &Bench) -> io::Result<Vec<Vec<u64>>> {
     for _ in 0..RUNS {
         let kind = Kind { mode: "idle", arguments: &[], per_client: CONNECTIONS, core: None };
         let mut clients = kind.open(bench, server.address, CONNECTIONS)?;
-        runs.push(connections(&server)?);
+        runs.push(settled(&server, CONNECTIONS)?);
         clients.tell("close")?;
         clients.lines()?;
         clients.wait()?;
-        await_nobody(&server)?;
+        settled(&server, 0)?;
     }
     server.shut_down(PATIENCE)?;
-    if let Some(run) = runs.iter().find(|run| run.iter().sum::<u64>() != CONNECTIONS as u64) {
-        return Err(io::Error::other(format!("{run:?} are not {CONNECTIONS} connections")));
-    }
     Ok(runs)
 }
 
-fn connections(server: &Server) -> io::Result<Vec<u64>> {
-    Ok(server.slots()?.iter().map(|slot| slot.connections).collect())
-}
-
-/// Workers notice the end of a connection a moment after the client.
-fn await_nobody(server: &Server) -> io::Result<()> {
+/// The connections of each slot, once there are so many in all: a worker has a connection a moment after its client was
+/// told, and notices its end a moment later.
+fn settled(server: &Server, total: usize) -> io::Result<Vec<u64>> {
     let deadline = Instant::now() + PATIENCE;
-    while connections(server)?.iter().sum::<u64>() > 0 {
+    loop {
+        let run: Vec<u64> = server.slots()?.iter().map(|slot| slot.connections).collect();
+        if run.iter().sum::<u64>() == total as u64 {
+            return Ok(run);
+        }
         if Instant::now() > deadline {
-            return Err(io::Error::other("connections stay that their clients have closed"));
+            return Err(io::Error::other(format!("{run:?} are not {total} connections")));
         }
         sleep(LOOK);
     }
-    Ok(())
 }
 
 /// In percent of the mean.
