@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the Debian package of this checkout, and prints its path: package.sh [--programs DIRECTORY] [--version VERSION]
+# Makes the Debian package of this checkout, and prints where it is: package.sh [--programs DIRECTORY] [--version VERSION]
 # [--output DIRECTORY]
 #
 #   --programs  take baton, batonctl and baton-manual from there, as they are, and pack in a hurry; else they are built for
