@@ -126,7 +126,7 @@ async fn it_follows_a_takeover_to_the_new_generation() {
         let Output { status, stderr, .. } = promotion.join().expect("no panic");
         assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     });
-    for text in ["green  running", "handed over in", "0 drained, 0 dropped", "green supervisor taken over"] {
+    for text in ["green  running", "handed over in", "0 drained, 0 dropped", "blue supervisor ended"] {
         terminal.wait_shown(text);
     }
     terminal.type_in("q");
