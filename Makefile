@@ -1,9 +1,9 @@
 # What one does with baton from a checkout. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help build up promote down status logs dev test lint bench
+.PHONY: help build up promote down status logs dev superuser test lint bench
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the two commands, optimised, in target/release
 	cargo build --release --locked
@@ -25,6 +25,9 @@ logs: ## follow the log
 
 dev: ## run in the foreground: debug build, readable log
 	@DEBUG=True scripts/dev.sh
+
+superuser: build ## make somebody who may log in at /admin/
+	@scripts/superuser.sh
 
 test: ## everything: unit, property and whole-process tests (installs what is missing)
 	@scripts/test.sh

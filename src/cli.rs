@@ -11,6 +11,7 @@ use crate::config::keys::KEYS;
 use crate::config::{DEFAULT_FILE, Environment, Sources, VERSION};
 use crate::ctl::takeover::Options;
 use crate::promote::Wish;
+use crate::superuser::{self, Task};
 
 /// What was asked for.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(crate) enum Invocation {
     Connect(Sources),
     /// `promote`
     Promote(Wish, Sources),
+    /// `create-superuser`
+    Superuser(Task, Sources),
     /// `completions SHELL`
     Completions(Shell, Completed),
 }
@@ -90,6 +93,10 @@ pub(crate) fn command() -> Command {
             "Exit codes: 0 taken over; 1 failed, and then it says who serves, or connections were dropped;\n\
              2 wrong usage; 64 wrong configuration; 130 Ctrl-C: it says what goes on",
         );
+    let superuser = Task::augment_args(Command::new("create-superuser"))
+        .about("Make a user who may log in at /admin/, or change, list and delete those that there are")
+        .args(config_args().into_iter().filter(|arg| superuser::SETTINGS.contains(&arg.get_id().as_str())))
+        .after_help(superuser::HELP);
     let completions = Command::new("completions")
         .about("Print a completion script")
         .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)))
@@ -104,7 +111,7 @@ pub(crate) fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommands([run, promote, check, completions])
+        .subcommands([run, promote, check, superuser, completions])
 }
 
 /// Reads the arguments, or tells what is wrong with them.
@@ -125,6 +132,9 @@ pub(crate) fn parse(
         Some(("promote", matches)) => {
             let options = Options::from_arg_matches(matches)?;
             Invocation::Promote(Wish { options, json: matches.get_flag(JSON) }, sources(matches, environment))
+        }
+        Some(("create-superuser", matches)) => {
+            Invocation::Superuser(Task::from_arg_matches(matches)?, sources(matches, environment))
         }
         Some(("completions", matches)) => {
             let shell = matches.get_one("shell").copied().unwrap_or(Shell::Bash);

@@ -11,6 +11,7 @@
 //! | `run` | `baton run`: the composition root |
 //! | `probe` | whether a service does its work, as a client sees it |
 //! | `promote` | `baton promote`: a new generation takes over |
+//! | `superuser` | `baton create-superuser`: who may log in at `/admin/` |
 //! | `ctl` | `batonctl` |
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ mod logging;
 mod probe;
 mod promote;
 mod run;
+mod superuser;
 
 pub use baton_worker::{App, Message, Reply, Session, Token};
 pub use counter::Counter;
@@ -68,6 +70,10 @@ pub fn main<A: App>(app: A) -> ExitCode {
             Err(problems) => refuse(&problems),
         },
         Invocation::Promote(wish, sources) => promote::promote(&wish, sources),
+        Invocation::Superuser(task, sources) => match config::load(&sources) {
+            Ok(loaded) => superuser::carry_out(&task, &loaded.config.worker, &sources.environment),
+            Err(problems) => refuse(&problems),
+        },
         Invocation::Completions(shell, completed) => print(&completions(shell, completed)),
     }
 }
