@@ -1,6 +1,6 @@
 # What one does with baton from a checkout. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help build up promote down status monitor logs dev test lint bench bench-check load-test manual install uninstall package
+.PHONY: help build up promote down status monitor logs dev superuser test lint bench bench-check load-test manual install uninstall package
 
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 PREFIX = /usr/local
@@ -32,6 +32,9 @@ logs: ## follow the log
 
 dev: ## run in the foreground: debug build, readable log
 	@DEBUG=True scripts/dev.sh
+
+superuser: build ## make somebody who may log in at /admin/
+	@scripts/superuser.sh
 
 test: ## everything: unit, property and whole-process tests (installs what is missing)
 	@scripts/test.sh

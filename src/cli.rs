@@ -13,6 +13,7 @@ use crate::ctl::takeover::Options;
 use crate::load_test;
 use crate::monitor;
 use crate::promote::Wish;
+use crate::superuser::{self, Task};
 
 /// What was asked for.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(crate) enum Invocation {
     LoadTest(Box<load_test::Options>, Environment),
     /// One of the processes that a load test starts
     LoadTestClient,
+    /// `create-superuser`
+    Superuser(Task, Sources),
     /// `completions SHELL`
     Completions(Shell, Completed),
 }
@@ -124,6 +127,10 @@ pub(crate) fn command() -> Command {
                 .hide(true),
         )
         .after_help(LOAD_TEST);
+    let superuser = Task::augment_args(Command::new("create-superuser"))
+        .about("Make a user who may log in at /admin/, or change, list and delete those that there are")
+        .args(config_args().into_iter().filter(|arg| superuser::SETTINGS.contains(&arg.get_id().as_str())))
+        .after_help(superuser::HELP);
     let completions = Command::new("completions")
         .about("Print a completion script")
         .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell)))
@@ -138,7 +145,7 @@ pub(crate) fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommands([run, promote, monitor, load_test, check, completions])
+        .subcommands([run, promote, monitor, load_test, check, superuser, completions])
 }
 
 /// Reads the arguments, or tells what is wrong with them.
@@ -165,6 +172,9 @@ pub(crate) fn parse(
         Some(("load-test", matches)) => {
             let options = load_test::Options::from_arg_matches(matches)?;
             Invocation::LoadTest(Box::new(options), environment)
+        }
+        Some(("create-superuser", matches)) => {
+            Invocation::Superuser(Task::from_arg_matches(matches)?, sources(matches, environment))
         }
         Some(("completions", matches)) => {
             let shell = matches.get_one("shell").copied().unwrap_or(Shell::Bash);

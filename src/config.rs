@@ -22,7 +22,7 @@ mod values;
 
 pub(crate) use print::print;
 pub(crate) use problem::{Problem, Problems};
-pub(crate) use sources::{DEFAULT_FILE, Environment, Sources};
+pub(crate) use sources::{DEFAULT_FILE, Environment, PASSWORD_VARIABLE, Sources};
 pub(crate) use values::duration;
 
 use keys::{CHECKS, KEYS};
@@ -134,6 +134,7 @@ impl Config {
                 checkpoint_interval: Duration::ZERO,
                 redis: None,
                 ws_base_url: String::new(),
+                secret_key: None,
                 allowed_origins: Vec::new(),
                 trusted_proxies: Vec::new(),
                 retry_spread: Duration::ZERO,

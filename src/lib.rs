@@ -13,6 +13,7 @@
 //! | `probe` | whether a service does its work, as a client sees it |
 //! | `promote` | `baton promote`: a new generation takes over |
 //! | `load_test` | `baton load-test`: loads a server and checks its answers |
+//! | `superuser` | `baton create-superuser`: who may log in at `/admin/` |
 //! | `ctl` | `batonctl` |
 //! | `manual` | what manual pages are made from |
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ mod monitor;
 mod probe;
 mod promote;
 mod run;
+mod superuser;
 
 pub use baton_worker::{App, Message, Reply, Session, Token};
 pub use counter::Counter;
@@ -78,6 +80,10 @@ pub fn main<A: App>(app: A) -> ExitCode {
         Invocation::Monitor(options, environment) => monitor::monitor(&options, environment),
         Invocation::LoadTest(options, environment) => load_test::load_test(&options, &environment),
         Invocation::LoadTestClient => load_test::client(),
+        Invocation::Superuser(task, sources) => match config::load(&sources) {
+            Ok(loaded) => superuser::carry_out(&task, &loaded.config.worker, &sources.environment),
+            Err(problems) => refuse(&problems),
+        },
         Invocation::Completions(shell, completed) => print(&completions(shell, completed)),
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use baton_ipc::MAX_SLOTS;
 use baton_supervisor::Takeover;
+use baton_worker::SecretKey;
 use baton_worker::redis::Address;
 
 use super::key::{Applied, Group, Key, Variable, systemd_directory, variable};
@@ -89,11 +90,16 @@ pub(crate) const KEYS: &[Key] = &[
     })
     .default("30s")
     .help("How often every client gets a heartbeat"),
-    // Known, so that setting it is no mistake, and dropped: this version has no admin cookie to sign yet.
-    Key::one("secret-key", Service, "KEY", |_, _| Ok(()))
-        .also(&[variable("SECRET_KEY")])
-        .secret()
-        .help("Signs the admin cookie"),
+    Key::one("secret-key", Service, "KEY", |c, v| {
+        c.worker.secret_key = optional(v, |text| {
+            let refused = || format!("at least {} characters that nobody can guess", SecretKey::LEAST);
+            SecretKey::new(text).ok_or_else(refused)
+        })?;
+        Ok(())
+    })
+    .also(&[variable("SECRET_KEY")])
+    .secret()
+    .help("Signs the cookies of /admin/; without it /admin/ is off"),
     Key::one("state-dir", Sessions, "DIR", |c, v| {
         c.worker.state_dir = directory(v)?;
         Ok(())

@@ -17,6 +17,9 @@ pub(crate) const DEFAULT_FILE: &str = "/etc/baton/baton.toml";
 /// Names the configuration file, where `--config` does not.
 pub(crate) const FILE_VARIABLE: &str = "BATON_CONFIG";
 
+/// The password of a new superuser, for who cannot type it. It is no setting.
+pub(crate) const PASSWORD_VARIABLE: &str = "BATON_SUPERUSER_PASSWORD";
+
 /// The environment, as a value, so that a reload sees what the start saw, and a test what it made up.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment(BTreeMap<String, String>);
@@ -133,7 +136,9 @@ impl Sources {
                 set.insert(key.name, Raw { values: values.clone(), origin: Origin::Flag(key.name) });
             }
         }
-        let known = |name: &str| name == FILE_VARIABLE || KEYS.iter().any(|key| key.variable() == name);
+        let known = |name: &str| {
+            [FILE_VARIABLE, PASSWORD_VARIABLE].contains(&name) || KEYS.iter().any(|key| key.variable() == name)
+        };
         let unknown = self.environment.0.keys().filter(|name| name.starts_with("BATON_") && !known(name));
         problems.extend(unknown.map(|name| Problem::unknown_variable(name)));
         Gathered { set, file }

@@ -10,7 +10,7 @@ use baton_ipc::{MAX_SLOTS, Side, Slot as SlotId};
 use nix::sys::signal::Signal;
 
 use crate::control::ClientId;
-use crate::inquiry::{Gathered, Inquiry, MAX_ROWS};
+use crate::inquiry::{Asker, Gathered, Inquiry, MAX_ROWS};
 use crate::operation::{Goal, Operation, Task};
 use crate::place::Place;
 use crate::signals::Wish;
@@ -22,6 +22,9 @@ use crate::transfer::Who;
 /// The signals that mean something to a worker. It ignores those of the supervisor.
 const SIGNALS: [(&str, Signal); 4] =
     [("ABRT", Signal::SIGABRT), ("CONT", Signal::SIGCONT), ("KILL", Signal::SIGKILL), ("STOP", Signal::SIGSTOP)];
+
+/// So many questions of one worker's pages are gathered at once.
+const MAX_OF_ONE_WORKER: usize = 16;
 
 /// A refusal.
 type Refusal = (ErrorCode, String);
@@ -58,18 +61,15 @@ impl Supervisor<'_> {
             Command::Connections { order, limit } => {
                 let limit = limit.min(MAX_ROWS);
                 let gathered = Gathered::Rows { order, limit, total: 0, rows: vec![] };
-                self.ask(client, |_| Question::Connections { order, limit }, gathered).map(|()| None)
+                self.ask(Asker::Client(client), |_| Question::Connections { order, limit }, gathered).map(|()| None)
             }
-            Command::Backplane => self.ask(client, |_| Question::Backplane, Gathered::Backplane(vec![])).map(|()| None),
-            Command::Disconnect { session } => {
-                let gathered = Gathered::reached(Some(session.clone()));
-                let question = |relay| Question::Disconnect { session: session.clone(), relay };
-                self.ask(client, question, gathered).map(|()| None)
+            Command::Backplane => {
+                let gathered = Gathered::Backplane(vec![]);
+                self.ask(Asker::Client(client), |_| Question::Backplane, gathered).map(|()| None)
             }
+            Command::Disconnect { session } => self.disconnect(Asker::Client(client), &session).map(|()| None),
             Command::Broadcast { message } => {
-                let text = message.to_string();
-                let question = |relay| Question::Broadcast { text: text.clone(), relay };
-                self.ask(client, question, Gathered::reached(None)).map(|()| None)
+                self.broadcast(Asker::Client(client), &message.to_string()).map(|()| None)
             }
             Command::Shutdown if self.phase == Phase::Draining => {
                 Err((ErrorCode::Busy, "the service is shutting down already".to_owned()))
@@ -258,14 +258,43 @@ impl Supervisor<'_> {
         Ok(text(format!("{signal} was sent to {reached} worker{}", if reached == 1 { "" } else { "s" })))
     }
 
+    /// A worker has a question to all, for an operator who is at its pages.
+    pub(crate) fn ask_for(&mut self, who: Who, id: u64, question: Question) {
+        let asker = Asker::Worker(who, id);
+        let from_there = |inquiry: &&Inquiry| matches!(inquiry.asker, Asker::Worker(other, _) if other == who);
+        let outcome = match question {
+            _ if self.inquiries.iter().filter(from_there).count() >= MAX_OF_ONE_WORKER => {
+                Err((ErrorCode::Busy, "too much is asked at once: try again in a moment".to_owned()))
+            }
+            Question::Sessions { sessions, limit } => {
+                let limit = limit.min(MAX_ROWS);
+                let gathered = Gathered::Sessions { limit, connections: vec![0; sessions.len()], rows: vec![] };
+                self.ask(asker, |_| Question::Sessions { sessions: sessions.clone(), limit }, gathered)
+            }
+            Question::Disconnect { session, relay: _ } => self.disconnect(asker, &session),
+            Question::Broadcast { text, relay: _ } => self.broadcast(asker, &text),
+            Question::Connections { .. } | Question::Backplane => {
+                Err((ErrorCode::BadRequest, "that is asked by the control socket".to_owned()))
+            }
+        };
+        if let Err((_, message)) = outcome {
+            self.tell_one(who, &ToWorker::Told { id, answer: Err(message) });
+        }
+    }
+
+    fn disconnect(&mut self, asker: Asker, session: &str) -> Result<(), Refusal> {
+        let question = |relay| Question::Disconnect { session: session.to_owned(), relay };
+        self.ask(asker, question, Gathered::reached(Some(session.to_owned())))
+    }
+
+    fn broadcast(&mut self, asker: Asker, text: &str) -> Result<(), Refusal> {
+        let question = |relay| Question::Broadcast { text: text.to_owned(), relay };
+        self.ask(asker, question, Gathered::reached(None))
+    }
+
     /// Asks every worker that serves; the answers are gathered by [`Inquiry`]. The question is made for each of them:
     /// `true` for the first one that takes it, who is to see to what needs to be done once.
-    fn ask(
-        &mut self,
-        client: ClientId,
-        question: impl Fn(bool) -> Question,
-        gathered: Gathered,
-    ) -> Result<(), Refusal> {
+    fn ask(&mut self, asker: Asker, question: impl Fn(bool) -> Question, gathered: Gathered) -> Result<(), Refusal> {
         let reaches = matches!(gathered, Gathered::Reached { .. });
         if reaches && (self.driver.is_some() || !self.transfers.is_empty()) {
             // Some connections are here, some there, and some on their way.
@@ -289,7 +318,7 @@ impl Supervisor<'_> {
                 }
             }
         }
-        self.inquiries.push(Inquiry::new(self.next_question, client, asked, gathered, self.now));
+        self.inquiries.push(Inquiry::new(self.next_question, asker, asked, gathered, self.now));
         self.finish_inquiries();
         Ok(())
     }
@@ -299,8 +328,10 @@ impl Supervisor<'_> {
         let now = self.now;
         let over: Vec<Inquiry> = self.inquiries.extract_if(.., |inquiry| inquiry.is_over(now)).collect();
         for inquiry in over {
-            let client = inquiry.client;
-            self.reply(Some(client), inquiry.reply());
+            match inquiry.asker {
+                Asker::Client(client) => self.reply(Some(client), inquiry.reply()),
+                Asker::Worker(who, id) => drop(self.tell_one(who, &ToWorker::Told { id, answer: inquiry.told() })),
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use baton_ipc::control::{BackplaneRow, ConnectionRow, ErrorCode, Order, Output, 
 use baton_ipc::messages::Answer;
 
 use crate::control::ClientId;
+use crate::transfer::Who;
 
 /// Who has not answered by then is left out.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
@@ -15,13 +16,22 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// So many rows of one worker fit into a packet.
 pub(crate) const MAX_ROWS: usize = 256;
 
+/// Who has asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// By the control socket.
+    Client(ClientId),
+    /// By the pages of a worker, which has given its question this id.
+    Worker(Who, u64),
+}
+
 /// What is being gathered.
 #[derive(Debug)]
 pub(crate) struct Inquiry {
     /// The id in the messages.
     pub(crate) id: u64,
     /// Who has asked.
-    pub(crate) client: ClientId,
+    pub(crate) asker: Asker,
     /// When to answer with what there is.
     pub(crate) deadline: Instant,
     waiting: BTreeSet<SlotId>,
@@ -36,6 +46,8 @@ pub(crate) enum Gathered {
     Rows { order: Order, limit: usize, total: u64, rows: Vec<ConnectionRow> },
     /// For `backplane`.
     Backplane(Vec<BackplaneRow>),
+    /// Who is connected to some sessions.
+    Sessions { limit: usize, connections: Vec<u64>, rows: Vec<ConnectionRow> },
     /// For `broadcast`, and for `disconnect` of a session.
     Reached { session: Option<String>, connections: u64, relayed: Option<Relayed> },
 }
@@ -49,8 +61,8 @@ impl Gathered {
 
 impl Inquiry {
     /// Nobody has answered yet of those that were asked.
-    pub(crate) fn new(id: u64, client: ClientId, asked: BTreeSet<SlotId>, gathered: Gathered, now: Instant) -> Inquiry {
-        Inquiry { id, client, deadline: now + PATIENCE, waiting: asked, gathered, workers: 0 }
+    pub(crate) fn new(id: u64, asker: Asker, asked: BTreeSet<SlotId>, gathered: Gathered, now: Instant) -> Inquiry {
+        Inquiry { id, asker, deadline: now + PATIENCE, waiting: asked, gathered, workers: 0 }
     }
 
     /// A worker has answered. An answer to another question counts as none.
@@ -76,9 +88,16 @@ impl Inquiry {
                 *relayed = theirs.max(*relayed);
                 self.workers += 1;
             }
-            (Gathered::Rows { .. }, Answer::Backplane(_) | Answer::Reached { .. })
-            | (Gathered::Backplane(_), Answer::Connections { .. } | Answer::Reached { .. })
-            | (Gathered::Reached { .. }, Answer::Connections { .. } | Answer::Backplane(_)) => {
+            (Gathered::Sessions { connections, rows, .. }, Answer::Sessions { connections: theirs, rows: more }) => {
+                connections.iter_mut().zip(theirs).for_each(|(sum, n)| *sum += n);
+                rows.extend(more);
+                self.workers += 1;
+            }
+            (Gathered::Rows { .. }, Answer::Backplane(_) | Answer::Reached { .. } | Answer::Sessions { .. })
+            | (Gathered::Backplane(_), Answer::Connections { .. } | Answer::Reached { .. } | Answer::Sessions { .. })
+            | (Gathered::Reached { .. }, Answer::Connections { .. } | Answer::Backplane(_) | Answer::Sessions { .. })
+            | (Gathered::Sessions { .. }, Answer::Connections { .. } | Answer::Backplane(_) | Answer::Reached { .. }) =>
+            {
                 tracing::warn!(slot, "a worker has answered another question than it was asked");
             }
         }
@@ -94,7 +113,20 @@ impl Inquiry {
         self.waiting.is_empty() || now >= self.deadline
     }
 
-    /// The answer.
+    /// The sum, for a worker.
+    pub(crate) fn told(self) -> Result<Answer, String> {
+        match self.gathered {
+            Gathered::Sessions { limit, connections, mut rows } => {
+                rows.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds));
+                rows.truncate(limit);
+                Ok(Answer::Sessions { connections, rows })
+            }
+            Gathered::Reached { session: _, connections, relayed } => Ok(Answer::Reached { connections, relayed }),
+            Gathered::Rows { .. } | Gathered::Backplane(_) => Err("that is asked by the control socket".to_owned()),
+        }
+    }
+
+    /// The answer, for a client of the control socket.
     pub(crate) fn reply(self) -> Reply {
         let silent = self.waiting.len();
         let output = match self.gathered {
@@ -125,6 +157,10 @@ impl Inquiry {
             Gathered::Reached { session: _, connections, relayed } => {
                 Output::Reached { connections, workers: self.workers, relayed }
             }
+            Gathered::Sessions { .. } => {
+                let message = "that is asked by workers".to_owned();
+                return Reply::Error { code: ErrorCode::BadRequest, message };
+            }
         };
         Reply::Done { output }
     }
@@ -153,7 +189,7 @@ mod tests {
     fn rows_are_merged_sorted_and_cut() {
         let now = Instant::now();
         let gathered = Gathered::Rows { order: Order::Biggest, limit: 2, total: 0, rows: vec![] };
-        let mut inquiry = Inquiry::new(1, 1, asked(), gathered, now);
+        let mut inquiry = Inquiry::new(1, Asker::Client(1), asked(), gathered, now);
         inquiry.hear(0, Answer::Connections { total: 10, rows: vec![row(0, 1.0, 5), row(0, 2.0, 1)] });
         inquiry.hear(0, Answer::Connections { total: 99, rows: vec![] });
         inquiry.hear(2, Answer::Connections { total: 4, rows: vec![row(2, 3.0, 7)] });
@@ -166,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_backplane_is_told_of_by_slot() {
-        let mut inquiry = Inquiry::new(1, 1, asked(), Gathered::Backplane(vec![]), Instant::now());
+        let mut inquiry = Inquiry::new(1, Asker::Client(1), asked(), Gathered::Backplane(vec![]), Instant::now());
         for slot in [2, 0, 1] {
             let (kind, target) = ("embedded".to_owned(), "/state".to_owned());
             let row = BackplaneRow {
@@ -192,9 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn who_is_connected_to_sessions_is_added_up() {
+        let gathered = Gathered::Sessions { limit: 2, connections: vec![0, 0], rows: vec![] };
+        let mut inquiry = Inquiry::new(1, Asker::Client(1), asked(), gathered, Instant::now());
+        let answer = |connections, rows| Answer::Sessions { connections, rows };
+        inquiry.hear(0, answer(vec![2, 0], vec![row(0, 1.0, 5), row(0, 9.0, 1)]));
+        inquiry.hear(1, reached(7, None));
+        inquiry.hear(2, answer(vec![1, 4], vec![row(2, 3.0, 7)]));
+        let Ok(Answer::Sessions { connections, rows }) = inquiry.told() else { panic!("not sessions") };
+        assert_eq!(connections, [3, 4]);
+        assert_eq!(rows.iter().map(|row| row.age_seconds).collect::<Vec<_>>(), [9.0, 3.0]);
+    }
+
+    #[test]
     fn who_does_not_answer_is_left_out() {
         let now = Instant::now();
-        let mut inquiry = Inquiry::new(1, 1, asked(), Gathered::reached(None), now);
+        let mut inquiry = Inquiry::new(1, Asker::Client(1), asked(), Gathered::reached(None), now);
         inquiry.hear(1, reached(3, None));
         inquiry.hear(2, Answer::Connections { total: 1, rows: vec![] });
         assert!(!inquiry.is_over(now) && inquiry.is_over(now + PATIENCE));
@@ -206,7 +255,7 @@ mod tests {
     #[test]
     fn what_became_of_it_elsewhere_is_known_by_one_worker() {
         for outcome in [Relayed::Alone, Relayed::Sent, Relayed::Failed] {
-            let mut inquiry = Inquiry::new(1, 1, asked(), Gathered::reached(None), Instant::now());
+            let mut inquiry = Inquiry::new(1, Asker::Client(1), asked(), Gathered::reached(None), Instant::now());
             inquiry.hear(1, reached(3, None));
             inquiry.hear(0, reached(4, Some(outcome)));
             inquiry.hear(2, reached(5, None));
@@ -219,7 +268,7 @@ mod tests {
     fn a_session_that_nobody_has_is_not_found_unless_other_hosts_look_for_it() {
         let ask = |relayed| {
             let gathered = Gathered::reached(Some("abc".into()));
-            let mut inquiry = Inquiry::new(1, 1, BTreeSet::from([0]), gathered, Instant::now());
+            let mut inquiry = Inquiry::new(1, Asker::Client(1), BTreeSet::from([0]), gathered, Instant::now());
             inquiry.hear(0, reached(0, Some(relayed)));
             inquiry.reply()
         };

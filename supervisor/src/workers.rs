@@ -150,6 +150,7 @@ impl Supervisor<'_> {
                 }
                 self.finish_inquiries();
             }
+            FromWorker::Ask { id, question } => self.ask_for(who, id, question),
             FromWorker::Given { id, handed, stayed } => self.heard_given(id, handed, stayed),
             FromWorker::Taken { lane, pauses } => self.heard_taken(lane, &pauses),
             FromWorker::Drained(report) => {

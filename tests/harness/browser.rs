@@ -6,6 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use futures_util::{SinkExt, StreamExt};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -216,6 +218,15 @@ impl Browser {
         let params = json!({ "width": width, "height": height, "deviceScaleFactor": 2, "mobile": true });
         self.call("Emulation.setDeviceMetricsOverride", params).await;
         self.call("Emulation.setTouchEmulationEnabled", json!({ "enabled": true })).await;
+    }
+
+    /// If somebody wants to see them (`BATON_TEST_SCREENSHOTS` names a directory): the page as it is now, from its top.
+    pub async fn screenshot(&mut self, name: &str) {
+        let Some(directory) = std::env::var_os("BATON_TEST_SCREENSHOTS") else { return };
+        let params = json!({ "format": "png", "captureBeyondViewport": true });
+        let shot = self.call("Page.captureScreenshot", params).await;
+        let png = BASE64_STANDARD.decode(shot["data"].as_str().expect("an image")).expect("base64");
+        fs::write(std::path::Path::new(&directory).join(format!("{name}.png")), png).expect("the directory is there");
     }
 
     /// What the user has set for all pages: `dark` or `light`.

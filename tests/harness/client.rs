@@ -105,6 +105,15 @@ pub fn heartbeat(json: &Value) -> Option<SystemTime> {
 /// So many messages by these clients together, each with another number of them under way, from one to many: all
 /// counts that they were given, sorted. To none may they go backward.
 pub async fn count_together(clients: Vec<Client>, messages: usize) -> Vec<u64> {
+    let all = counts_of_each(clients, messages).await;
+    assert!(all.iter().all(|counts| counts.is_sorted_by(|a, b| a < b)), "a count went backward");
+    let mut all = all.concat();
+    all.sort_unstable();
+    all
+}
+
+/// As [`count_together`]: what each of them was given, in its order.
+pub async fn counts_of_each(clients: Vec<Client>, messages: usize) -> Vec<Vec<u64>> {
     let each = messages.div_ceil(clients.len());
     let tasks = clients.into_iter().enumerate().map(|(index, mut client)| {
         let messages = each.min(messages.saturating_sub(index * each));
@@ -125,11 +134,8 @@ pub async fn count_together(clients: Vec<Client>, messages: usize) -> Vec<u64> {
     });
     let mut all = Vec::new();
     for task in tasks.collect::<Vec<_>>() {
-        let counts = task.await.expect("no panic");
-        assert!(counts.is_sorted_by(|a, b| a < b), "a count went backward");
-        all.extend(counts);
+        all.push(task.await.expect("no panic"));
     }
-    all.sort_unstable();
     all
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Nothing here sleeps for a time and hopes: every wait is for an event, with a deadline that only a real fault reaches.
 
+pub mod admin;
 pub mod browser;
 pub mod client;
 pub mod example;

@@ -248,7 +248,7 @@ fn other_paths_and_methods_are_refused_as_json() {
     let service = Service::start(&[("--workers", "1")]);
     let mut http = Http::connect(service.address);
     for path in
-        ["/", "/ws/chat", "/ws/chat//", "/ws/", "/healthz/", "/HEALTHZ", "/../etc/passwd", "/%68ealthz", "/admin"]
+        ["/", "/ws/chat", "/ws/chat//", "/ws/", "/healthz/", "/HEALTHZ", "/../etc/passwd", "/%68ealthz", "/admins"]
     {
         http.ask(request("GET", path)).assert_error(404, "not_found");
     }

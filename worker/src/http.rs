@@ -1,5 +1,6 @@
 //! HTTP/1.1: the routes, one match, and what every answer has in common.
 
+pub(crate) mod admin;
 mod connection;
 mod error;
 mod health;
@@ -9,7 +10,11 @@ mod test;
 mod upgrade;
 mod wire;
 
+use std::convert::Infallible;
+use std::future::ready;
+
 use bytes::Bytes;
+use futures_util::future::Either;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -29,19 +34,42 @@ pub(crate) type Response = hyper::Response<Full<Bytes>>;
 /// Ties log lines, proxies and clients together.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Answers one request.
-fn answer<A: App>(handshake: &Handshake<A>, progress: &Progress, request: Request<Incoming>) -> Response {
-    let Handshake { shared, peer, .. } = handshake;
+/// Answers one request: at once, unless it is for operators.
+fn answer<A: App>(
+    handshake: &Handshake<A>,
+    progress: &Progress,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response, Infallible>> {
     progress.has_body.set(!request.body().is_end_stream());
     let request_id = request_id(&request);
-    let client = Client::of(*peer, request.headers(), &shared.hub.borrow().settings.trusted_proxies);
-    let mut response = route(shared, progress, &request, &request_id, client);
+    if names_its_host(&request) && admin::owns(request.uri().path()) {
+        // On the heap: clients that become WebSockets need no room for it.
+        return Either::Right(Box::pin(admin::answer(handshake, progress, request, request_id)));
+    }
+    let client = client(handshake, &request);
+    let response = route(&handshake.shared, progress, &request, &request_id, client);
+    Either::Left(ready(Ok(finish(handshake, &request, &request_id, response))))
+}
+
+/// Who sent it.
+fn client<A: App, B>(handshake: &Handshake<A>, request: &Request<B>) -> Client {
+    Client::of(handshake.peer, request.headers(), &handshake.shared.hub.borrow().settings.trusted_proxies)
+}
+
+/// What every answer has, and what is noted of it.
+fn finish<A: App, B>(
+    handshake: &Handshake<A>,
+    request: &Request<B>,
+    request_id: &Token,
+    mut response: Response,
+) -> Response {
+    let client = client(handshake, request);
     let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, header_value(&request_id));
+    headers.insert(REQUEST_ID, header_value(request_id));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
-    shared.hub.borrow().metrics.request(status);
+    handshake.shared.hub.borrow().metrics.request(status);
     tracing::debug!(
         method = %request.method(),
         path = request.uri().path(),

@@ -9,11 +9,14 @@
 //! | `handoff` | how connections pass from one worker process to another |
 //! | `hub` | all WebSockets and the turn of the event loop |
 //! | `connection` | the WebSocket protocol, sans I/O |
+//! | `count` | what a count is, and what a reset makes of it |
 //! | `batch` | what a turn gathers, to be committed together |
 //! | `backplane` | what workers share: counts and publications |
 //! | [`redis`] | where Redis is, and the connections to it |
+//! | `sessions` | sessions, as operators look for them |
 //! | [`store`] | the files of the embedded backplane, before anybody opens them |
 //! | `metrics`, `usage` | the numbers on the scoreboard, and what the process takes |
+//! | [`superusers`] | who may log in at `/admin/` |
 //! | [`app`] | what a service does with its messages |
 #![deny(unsafe_code)]
 
@@ -22,6 +25,7 @@ pub mod app;
 mod backplane;
 mod batch;
 mod connection;
+mod count;
 mod frame;
 mod handoff;
 mod heartbeat;
@@ -34,9 +38,11 @@ mod proxies;
 mod readable;
 pub mod redis;
 mod rooms;
+mod sessions;
 mod settings;
 mod slab;
 pub mod store;
+pub mod superusers;
 pub mod token;
 mod usage;
 mod worker;
@@ -47,6 +53,6 @@ pub mod fuzzing;
 pub use app::{App, Message, Reply, Session};
 pub use proxies::Proxy;
 pub use readable::Readable;
-pub use settings::{Limits, Settings};
+pub use settings::{Limits, SecretKey, Settings};
 pub use token::Token;
 pub use worker::{Hooks, run};

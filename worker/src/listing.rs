@@ -1,5 +1,7 @@
 //! What an operator sees of connections, and of the backplane.
 
+use std::collections::HashMap;
+
 use baton_ipc::Slot;
 use baton_ipc::control::{BackplaneRow, ConnectionRow, Link, Order};
 use baton_ipc::messages::Answer;
@@ -9,7 +11,8 @@ use crate::app::App;
 use crate::hub::Hub;
 use crate::metrics::{Gauge, Single};
 use crate::proxies::Peer;
-use crate::slab::Connection;
+use crate::slab::{Connection, Phase};
+use crate::token::Token;
 use crate::worker::Standing;
 
 /// The most rows in one answer: it must fit into one packet.
@@ -17,15 +20,37 @@ const MAX_ROWS: usize = 300;
 
 /// The first connections in an order.
 pub(crate) fn connections<A: App>(hub: &Hub<A>, slot: Slot, order: Order, limit: usize) -> Answer {
-    let waiting = |connection: &Connection<A::State>| connection.output.as_ref().map_or(0, |output| output.waiting());
     let mut all: Vec<_> = hub.connections.iter().map(|(_, connection)| connection).collect();
     match order {
         Order::Oldest => all.sort_by_key(|connection| connection.opened_ms),
-        Order::Slowest => all.sort_by_key(|connection| std::cmp::Reverse(waiting(connection))),
+        Order::Slowest => all.sort_by_key(|connection| std::cmp::Reverse(waiting(*connection))),
         Order::Biggest => all.sort_by_key(|connection| std::cmp::Reverse(connection.received)),
     }
+    let total = all.len() as u64;
+    Answer::Connections { total, rows: rows(all, slot, limit) }
+}
+
+/// How many connections each of these sessions has, and the oldest of all of them.
+pub(crate) fn sessions<A: App>(hub: &Hub<A>, slot: Slot, sessions: &[String], limit: usize) -> Answer {
+    // What is no token is nobody's session.
+    let asked = sessions.iter().enumerate().filter_map(|(i, session)| Some((session.parse().ok()?, i)));
+    let asked: HashMap<Token, usize> = asked.collect();
+    let mut connections = vec![0; sessions.len()];
+    let mut found = Vec::new();
+    for (_, connection) in hub.connections.iter().filter(|(_, connection)| connection.phase == Phase::Open) {
+        if let Some(i) = asked.get(&connection.token) {
+            connections[*i] += 1;
+            found.push(connection);
+        }
+    }
+    found.sort_by_key(|connection| connection.opened_ms);
+    Answer::Sessions { connections, rows: rows(found, slot, limit) }
+}
+
+/// The first of these.
+fn rows<S>(connections: Vec<&Connection<S>>, slot: Slot, limit: usize) -> Vec<ConnectionRow> {
     let now = monotonic_ms();
-    let row = |connection: &Connection<A::State>| ConnectionRow {
+    let row = |connection: &Connection<S>| ConnectionRow {
         slot,
         connection_id: connection.name(),
         session_uuid: connection.token.to_string(),
@@ -34,8 +59,12 @@ pub(crate) fn connections<A: App>(hub: &Hub<A>, slot: Slot, order: Order, limit:
         messages: connection.received,
         queued_bytes: waiting(connection) as u64,
     };
-    let total = all.len() as u64;
-    Answer::Connections { total, rows: all.into_iter().take(limit.min(MAX_ROWS)).map(row).collect() }
+    connections.into_iter().take(limit.min(MAX_ROWS)).map(row).collect()
+}
+
+/// Bytes that its client has not taken.
+fn waiting<S>(connection: &Connection<S>) -> usize {
+    connection.output.as_ref().map_or(0, |output| output.waiting())
 }
 
 /// The address of the client. Without a proxy the kernel is asked: it is rarely wanted, and every connection would have to

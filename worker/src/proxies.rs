@@ -82,6 +82,17 @@ impl Client {
 }
 
 /// For logs: with the port, if it is connected to us.
+impl Client {
+    /// Its address; none: it came over a Unix socket, or had left.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        match (self.forwarded, self.peer) {
+            (Some(address), _) => Some(address),
+            (None, Peer::Tcp(peer)) => Some(peer.ip().to_canonical()),
+            (None, Peer::Unix | Peer::Gone) => None,
+        }
+    }
+}
+
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.forwarded, self.peer) {

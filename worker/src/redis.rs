@@ -5,6 +5,7 @@
 //! | `address` | the forms of a URL |
 //! | `settings` | what a worker is told about Redis |
 //! | `connection` | connections for commands |
+//! | `line` | a connection for what is rarely asked |
 //! | `subscription` | a connection for publications |
 //! | `sentinel` | who is the master |
 //! | `failure` | why Redis does not serve |
@@ -14,6 +15,7 @@ mod address;
 mod check;
 mod connection;
 mod failure;
+mod line;
 mod sentinel;
 mod settings;
 mod subscription;
@@ -25,7 +27,7 @@ mod tests;
 pub use address::{Address, AddressError};
 pub use check::check;
 pub(crate) use connection::{Connection, Connector};
-pub(crate) use failure::Failure;
-pub use failure::Reason;
+pub use failure::{Failure, Reason};
+pub(crate) use line::Line;
 pub use settings::{Settings, read_ca};
 pub(crate) use subscription::Subscription;

@@ -1,6 +1,8 @@
 //! What a worker is told. Validated before it gets here.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Plain values; a worker reads no configuration itself.
@@ -26,6 +28,8 @@ pub struct Settings {
     pub redis: Option<crate::redis::Settings>,
     /// What the test page dials, without a path: `ws://localhost:8000`.
     pub ws_base_url: String,
+    /// Signs the cookies of `/admin/`; none: it is off.
+    pub secret_key: Option<SecretKey>,
     /// Values of `Origin` that may upgrade; empty: any.
     pub allowed_origins: Vec<String>,
     /// Who is believed when it says for whom it sends a request; empty: nobody.
@@ -34,6 +38,30 @@ pub struct Settings {
     pub retry_spread: Duration,
     /// What one client, and all of them together, may use.
     pub limits: Limits,
+}
+
+/// Text that only this service knows. Its debug text does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretKey(Rc<str>);
+
+impl SecretKey {
+    /// The fewest characters: a cookie lets whoever has one try keys for as long as he likes.
+    pub const LEAST: usize = 16;
+
+    /// None: it is too short to be one.
+    pub fn new(text: &str) -> Option<SecretKey> {
+        (text.chars().count() >= SecretKey::LEAST).then(|| SecretKey(text.into()))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// The bounds of one worker.

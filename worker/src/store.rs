@@ -43,17 +43,24 @@ pub(crate) mod testing;
 pub mod verify;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use directory::claim;
 pub use error::PrepareError;
+pub(crate) use files::write_durably;
 pub use files::{CHUNK, preallocate};
 pub use membership::{LastMember, Membership, join};
 pub use prepare::prepare;
 
 /// Version of what a state directory holds, as its marker `baton-store` says.
 pub const FORMAT: u32 = 1;
+
+/// Claims the directory, and holds it against other changes of what is in it until the file is dropped.
+pub(crate) fn lock(state_dir: &Path) -> Result<File, PrepareError> {
+    directory::lock(state_dir, directory::PATIENCE)
+}
 
 /// What the store holds at this start, and why. `Display` is a sentence for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

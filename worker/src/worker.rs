@@ -2,6 +2,7 @@
 
 mod drain;
 mod events;
+mod inquiries;
 mod standing;
 mod tasks;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use crate::accept::{self, Handshakes};
 use crate::app::App;
 use crate::backplane::{Backplane, Driver, Embedded, Options, Redis};
 use crate::handoff::{self, Lanes};
+use crate::http::admin::Admin;
 use crate::http::{Departures, Moved};
 use crate::hub::{After, Hub};
 use crate::listing;
@@ -30,6 +32,7 @@ use crate::metrics::{Gauge, Metrics};
 use crate::readable::Readable;
 use crate::settings::Settings;
 
+use inquiries::Inquiries;
 pub(crate) use standing::Standing;
 
 /// So long turns may follow each other before HTTP, timers and the supervisor get theirs.
@@ -44,6 +47,8 @@ pub(crate) struct Shared<A: App> {
     pub(crate) handshakes: Handshakes,
     pub(crate) max_descriptors: usize,
     pub(crate) slot: Slot,
+    /// For the pages of operators; none: they are off.
+    pub(crate) admin: Option<Admin>,
     /// True once HTTP connections are to end after their current answer.
     closing: watch::Sender<bool>,
     /// Where HTTP connections go that are to leave this process; none: they stay.
@@ -66,6 +71,7 @@ pub(crate) struct Shared<A: App> {
     log_lines_dropped: fn() -> u64,
     rest_logs: fn(),
     standing: RefCell<Standing>,
+    inquiries: Inquiries,
     supervisor: Channel,
 }
 
@@ -79,9 +85,11 @@ impl<A: App> Shared<A> {
         supervisor: Channel,
     ) -> Shared<A> {
         let handshakes = Handshakes::new(hub.settings.limits.max_handshakes);
+        let admin = Admin::of(&hub.settings);
         Shared {
             hub: RefCell::new(hub),
             handshakes,
+            admin,
             max_descriptors,
             slot,
             closing: watch::Sender::new(false),
@@ -97,6 +105,7 @@ impl<A: App> Shared<A> {
             log_lines_dropped: hooks.log_lines_dropped,
             rest_logs: hooks.rest_logs,
             standing: RefCell::new(Standing::new()),
+            inquiries: Inquiries::default(),
             supervisor,
         }
     }
@@ -293,6 +302,7 @@ async fn obey<A: App>(
                 spawn_local(async move { handoff::give(&shared, id, &shares, amount).await });
             }
             Ok(Some((ToWorker::ReopenLogs, _))) => reopen_logs(),
+            Ok(Some((ToWorker::Told { id, answer }, _))) => shared.inquiries.hear(id, answer),
             Ok(Some((ToWorker::Ask { id, question }, _))) => {
                 let shared = shared.clone();
                 spawn_local(async move {
@@ -322,6 +332,9 @@ async fn answer<A: App>(shared: &Rc<Shared<A>>, question: Question) -> Answer {
     let connections = match &question {
         Question::Connections { order, limit } => {
             return listing::connections(&shared.hub.borrow(), shared.slot, *order, *limit);
+        }
+        Question::Sessions { sessions, limit } => {
+            return listing::sessions(&shared.hub.borrow(), shared.slot, sessions, *limit);
         }
         Question::Backplane => {
             return listing::backplane(&mut shared.hub.borrow_mut(), shared.slot, &shared.standing.borrow());

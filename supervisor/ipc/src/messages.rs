@@ -1,7 +1,8 @@
 //! What supervisor and worker say to each other over their [`crate::Channel`].
 //!
 //! The supervisor asks, the worker answers; a worker speaks unasked only to say [`FromWorker::Ready`],
-//! [`FromWorker::Failed`], [`FromWorker::Backplane`], [`FromWorker::Taken`] or [`FromWorker::Drained`]. Liveness is not a message: it is a word on the scoreboard.
+//! [`FromWorker::Failed`], [`FromWorker::Backplane`], [`FromWorker::Taken`] or [`FromWorker::Drained`], and to have all
+//! workers asked ([`FromWorker::Ask`]). Liveness is not a message: it is a word on the scoreboard.
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +73,13 @@ pub enum ToWorker {
         /// The question.
         question: Question,
     },
+    /// What all workers have answered, added up, to [`FromWorker::Ask`] with the same `id`.
+    Told {
+        /// Chosen by the worker.
+        id: u64,
+        /// The sum; or why there is none, in a sentence for the operator.
+        answer: Result<Answer, String>,
+    },
 }
 
 /// A lane's part of what is handed over.
@@ -104,6 +112,13 @@ pub enum Question {
     },
     /// How the backplane does.
     Backplane,
+    /// Who is connected to these sessions.
+    Sessions {
+        /// Their tokens.
+        sessions: Vec<String>,
+        /// How many rows at most.
+        limit: usize,
+    },
     /// Close every connection of this session with 1000.
     Disconnect {
         /// The session's token.
@@ -142,6 +157,13 @@ pub enum FromWorker {
         /// The answer.
         answer: Answer,
     },
+    /// An operator who is at this worker's pages wants all workers to be asked. Answered by [`ToWorker::Told`].
+    Ask {
+        /// Chosen by the worker.
+        id: u64,
+        /// The question. Who is to pass it on to other hosts is not the worker's to say.
+        question: Question,
+    },
     /// The answer to [`ToWorker::Give`].
     Given {
         /// The id of the order.
@@ -174,6 +196,13 @@ pub enum Answer {
     },
     /// To [`Question::Backplane`].
     Backplane(Box<BackplaneRow>),
+    /// To [`Question::Sessions`].
+    Sessions {
+        /// Connections of each, in the order of the question.
+        connections: Vec<u64>,
+        /// The oldest of all of them.
+        rows: Vec<ConnectionRow>,
+    },
     /// To [`Question::Disconnect`] and [`Question::Broadcast`].
     Reached {
         /// How many connections of its own the worker has reached.

@@ -103,6 +103,8 @@ impl Service for Stub {
                     channel.send(&FromWorker::Given { id, handed: 0, stayed: vec![] }, &[]).unwrap();
                 }
                 Ok(Some((ToWorker::CloseLane { .. } | ToWorker::CallOff { .. } | ToWorker::Admit, _))) => {}
+                // It asks nothing.
+                Ok(Some((ToWorker::Told { .. }, _))) => {}
                 Ok(Some((ToWorker::Ask { id, question }, _))) => {
                     let answer = answer(slot, question);
                     channel.send(&FromWorker::Answer { id, answer }, &[]).unwrap();
@@ -148,6 +150,9 @@ fn answer(slot: Slot, question: Question) -> Answer {
                 queued_bytes: 0,
             }],
         },
+        Question::Sessions { sessions, limit: _ } => {
+            Answer::Sessions { connections: vec![0; sessions.len()], rows: vec![] }
+        }
         Question::Backplane => Answer::Backplane(Box::new(BackplaneRow {
             slot,
             kind: "none".into(),

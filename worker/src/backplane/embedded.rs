@@ -6,10 +6,13 @@
 //! last checkpoint (see [`checkpoint`]).
 #![allow(unsafe_code)] // Opening an LMDB environment: its files must be touched by LMDB alone, which `store` sees to.
 
+mod acts;
+mod attempts;
 mod bus;
 mod checkpoint;
 pub(crate) mod ledger;
 mod record;
+mod sessions;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,6 +33,7 @@ use super::{Backplane, BackplaneError, Health, Progress};
 use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::settings::Settings;
 use crate::store::{self, Membership};
+pub(crate) use attempts::Bucket;
 use baton_ipc::fault;
 use bus::Bus;
 use record::Record;

@@ -12,6 +12,7 @@
 mod bus;
 mod driver;
 mod script;
+mod sessions;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use script::{Counted, Layout};
 
 pub(crate) use bus::Message;
 pub(crate) use driver::{Driver, Event};
+pub(crate) use sessions::RedisSessions;
 
 /// What operators announce may wait in such a number.
 const ANNOUNCEMENTS: usize = 64;
@@ -93,9 +95,7 @@ impl Redis {
             Rc::new(RefCell::new(Health::new("redis", format!("{}, prefix {}", settings.address, settings.prefix))));
         let connector = crate::redis::Connector::new(settings)?;
         let cluster = connector.is_cluster();
-        // A second longer than the host's own record of it, whose seconds are whole ones: it must not outlive the session.
-        let layout =
-            Rc::new(Layout { prefix: settings.prefix.clone(), session_ttl: session_ttl.as_secs() + 1, cluster });
+        let layout = Rc::new(Layout::new(settings, session_ttl, cluster));
         let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone(), settings.timeout);
         let redis = Redis {
             host,

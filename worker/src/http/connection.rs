@@ -4,8 +4,7 @@
 mod tests;
 
 use std::cell::Cell;
-use std::convert::Infallible;
-use std::future::{poll_fn, ready};
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::Poll;
@@ -46,6 +45,8 @@ pub(super) struct Progress {
     stuck: Cell<bool>,
     /// The last request has a body, of which only hyper knows how much is still to come.
     pub(super) has_body: Cell<bool>,
+    /// An answer is being made.
+    pub(super) answering: Cell<bool>,
     /// The last answer is a 101.
     pub(super) accepted: Cell<Option<Accepted>>,
 }
@@ -61,10 +62,11 @@ enum Stop {
 }
 
 impl Progress {
-    /// What becomes of a connection that should leave, once hyper waits for the client. Every answer is there at once,
-    /// so none is under way but one that the client has not taken.
+    /// What becomes of a connection that should leave, once hyper waits for the client, or for an answer.
     fn leave(&self) -> Poll<Stop> {
-        if self.has_body.get() {
+        if self.answering.get() {
+            Poll::Pending
+        } else if self.has_body.get() {
             Poll::Ready(Stop::InBody)
         } else if self.stuck.get() {
             Poll::Pending
@@ -78,7 +80,7 @@ impl Progress {
 pub(crate) async fn serve<A: App>(handshake: Handshake<A>, socket: impl IntoSocket, unread: Vec<u8>) {
     let (shared, peer) = (handshake.shared.clone(), handshake.peer);
     let progress = Progress::default();
-    let service = service_fn(|request| ready(Ok::<_, Infallible>(answer(&handshake, &progress, request))));
+    let service = service_fn(|request| answer(&handshake, &progress, request));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.hub.borrow().settings.limits.handshake_timeout)

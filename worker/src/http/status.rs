@@ -13,6 +13,10 @@ use crate::redis::Reason;
 use crate::worker::Shared;
 
 pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
+    answer(StatusCode::OK, &value(shared))
+}
+
+pub(super) fn value<A: App>(shared: &Shared<A>) -> Value {
     // The others tell it every second.
     shared.hub.borrow_mut().tell_health();
     let hub = shared.hub.borrow();
@@ -39,7 +43,7 @@ pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
         })
         .collect();
     let backplane = backplane(board, hub.backplane.is_alone());
-    let value = json!({
+    json!({
         "color": hub.settings.color,
         "version": hub.settings.version,
         "answered_by": shared.slot,
@@ -51,8 +55,7 @@ pub(super) fn status<A: App>(shared: &Shared<A>) -> Response {
         "heartbeat_interval_seconds": hub.settings.heartbeat_interval.as_secs_f64(),
         "backplane": backplane,
         "workers": workers,
-    });
-    answer(StatusCode::OK, &value)
+    })
 }
 
 /// The backplane of the generation, as those who stand for its slots see it.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Hub, retry_hint};
 use crate::app::{App, Reply};
 use crate::batch::{Batch, Outcome, Piece};
+use crate::count;
 use crate::frame::{self, Kind};
 use crate::metrics::{Closes, DURATION, Errors, Gauge, Messages};
 use crate::slab::{Connection, Phase};
@@ -66,11 +67,11 @@ impl<A: App> Hub<A> {
                     Piece::Counted(counts) => {
                         for count in counts {
                             let mut reply = Reply { out: &mut self.out, sent: &mut self.sent };
-                            self.app.counted(&mut connection.state, count, &mut reply);
+                            self.app.counted(&mut connection.state, count::shown(count), &mut reply);
                         }
                     }
                     Piece::Bye(total) => {
-                        if let Some(bye) = total.and_then(|total| self.app.bye(total)) {
+                        if let Some(bye) = total.and_then(|total| self.app.bye(count::shown(total))) {
                             frame::append(&mut self.out, Kind::Text, bye.as_bytes());
                             self.sent += 1;
                         }

@@ -101,7 +101,7 @@ impl Reason {
 
 /// What went wrong, and what was said about it. Never a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub struct Failure {
     pub(crate) reason: Reason,
     pub(crate) detail: String,
     no_script: bool,

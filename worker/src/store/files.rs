@@ -69,7 +69,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 }
 
 /// Gives the file `name` this content, all of it or none.
-pub(super) fn write_durably(directory: &Path, name: &str, content: &str) -> io::Result<()> {
+pub(crate) fn write_durably(directory: &Path, name: &str, content: &str) -> io::Result<()> {
     let temporary = directory.join(format!("{name}.tmp"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(content.as_bytes())?;

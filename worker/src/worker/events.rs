@@ -90,7 +90,7 @@ impl<A: App> Shared<A> {
             Question::Broadcast { .. } | Question::Disconnect { .. } => {
                 return hub.backplane.is_alone().then_some(Relayed::Alone);
             }
-            Question::Connections { .. } | Question::Backplane => return None,
+            Question::Connections { .. } | Question::Backplane | Question::Sessions { .. } => return None,
         };
         Some(match hub.backplane.announce(message) {
             Announced::Alone => Relayed::Alone,

@@ -64,6 +64,7 @@ fn settings(state_dir: &Path) -> Settings {
         checkpoint_interval: Duration::ZERO,
         redis: None,
         ws_base_url: "ws://localhost:8000".to_owned(),
+        secret_key: None,
         allowed_origins: Vec::new(),
         trusted_proxies: Vec::new(),
         retry_spread: Duration::from_secs(5),

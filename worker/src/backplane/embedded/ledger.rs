@@ -26,6 +26,7 @@ use heed::{RoTxn, RwTxn};
 use super::record::Record;
 use super::{Aim, BackplaneError, Embedded, Table, Tables, checkpoint, unix_seconds};
 use crate::batch::{Batch, Increment, Outcome, Publication};
+use crate::count;
 use crate::heartbeat::wall_ms;
 use crate::token::Key;
 
@@ -323,6 +324,14 @@ impl Embedded {
         Ok(())
     }
 
+    /// Redis has reset a session to this count: whoever counts here knows it before Redis tells again.
+    pub(crate) fn note_reset(&mut self, session: &Key, count: u64) -> Result<(), BackplaneError> {
+        self.keep_books(Aim::Upkeep, 1, |ledger| {
+            let record = ledger.record(session)?.unwrap_or_default();
+            Ok(ledger.put(session, record.confirmed_at(count))?)
+        })
+    }
+
     /// How many messages were counted here and are not in Redis, as far as is known.
     pub(crate) fn unmerged(&self) -> Result<u64, BackplaneError> {
         let txn = self.env.read_txn()?;
@@ -402,7 +411,7 @@ impl Ledger<'_, '_, '_> {
             let Record { count, confirmed, .. } = record.unwrap_or_default().confirmed_at(answer);
             shown = count.max(known) + by;
             // A connection that knows more than the host: then it is the host that has lost its memory.
-            floor = if known > count { confirmed.max(known - delta.unmerged().min(known)) } else { confirmed };
+            floor = if known > count { confirmed.max(count::without(known, delta.unmerged())) } else { confirmed };
             let count = if by > 0 { shown } else { count };
             (by > 0 || answer > 0 || record.is_some()).then_some(Record { count, confirmed, touched: 0 })
         })?;

@@ -7,6 +7,7 @@ use heed::RwTxn;
 
 use super::Table;
 use crate::batch::Increment;
+use crate::count;
 
 /// The layout of a record; more may follow the fields of this version. Version 1 ended before `confirmed`.
 const VERSION: u8 = 2;
@@ -84,7 +85,7 @@ impl Record {
             (Some(record), 0) => Some(Record { touched: now, ..record }),
             (old, by) => {
                 let count = old.map_or(0, |record| record.count).max(floor) + u64::from(by);
-                Some(Record { count, touched: now, confirmed: count - waits.min(count) })
+                Some(Record { count, touched: now, confirmed: count::without(count, waits) })
             }
         };
         let record = Record::alter(table, txn, key, expired_before, counted)?;

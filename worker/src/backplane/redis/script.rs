@@ -5,11 +5,13 @@
 //! its answer. `baton:{bus}:…` is all about publications and the heartbeat.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
 
 use crate::backplane::embedded::ledger::{Unit, UnitId};
-use crate::token::Key;
+use crate::redis::Settings;
+use crate::token::{Key, Token};
 
 /// Sessions are spread over so many tags.
 pub(super) const GROUPS: u16 = 256;
@@ -64,7 +66,7 @@ for i = 2, #keys do
     end
   else
     local value = pcall('GET', key) or '0'
-    count = type(value) == 'string' and #value < 16 and string.match(value, '^%d+$') and tonumber(value) or -1
+    count = type(value) == 'string' and #value < 17 and string.match(value, '^%d+$') and tonumber(value) or -1
     if count >= 0 and count < least then
       count = least
       call('SET', key, string.format('%.0f', least), 'EX', args[3])
@@ -153,6 +155,11 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    pub(super) fn new(settings: &Settings, session_ttl: Duration, cluster: bool) -> Layout {
+        // A second longer than the host's own record of it, whose seconds are whole ones: it must not outlive the session.
+        Layout { prefix: settings.prefix.clone(), session_ttl: session_ttl.as_secs() + 1, cluster }
+    }
+
     /// The channel of all publications.
     pub(super) fn channel(&self) -> String {
         format!("{}:{{bus}}:channel", self.prefix)
@@ -169,11 +176,22 @@ impl Layout {
     }
 
     /// The key of a session's count.
-    #[cfg(test)]
     pub(super) fn session(&self, session: &Key) -> String {
         let mut key = String::new();
         self.write_session(&mut key, session);
         key
+    }
+
+    /// The pattern of the keys of sessions whose tokens begin with this, for `SCAN`.
+    pub(super) fn sessions_like(&self, beginning: &str) -> String {
+        // Neither a prefix nor a token holds what means something in a pattern.
+        format!("{}:{{??}}:s:{beginning}*", self.prefix)
+    }
+
+    /// The token in a session's key.
+    pub(super) fn token(&self, key: &str) -> Option<Token> {
+        let rest = key.strip_prefix(&self.prefix)?.strip_prefix(":{")?;
+        rest.get(2..)?.strip_prefix("}:s:")?.parse().ok()
     }
 
     fn write_session(&self, key: &mut String, session: &Key) {

@@ -1,0 +1,106 @@
+//! One request: who asks, and from where.
+
+use std::net::IpAddr;
+
+use hyper::Request;
+use hyper::header::{self, HeaderValue};
+
+use super::cookie::{self, Cookie};
+use super::{Admin, Response};
+use crate::accept::Handshake;
+use crate::app::App;
+use crate::heartbeat::wall_ms;
+use crate::http;
+use crate::superusers::{Name, SuperuserError};
+use crate::token::Token;
+use crate::worker::Shared;
+
+pub(super) struct Visit<'a, A: App> {
+    pub(super) shared: &'a std::rc::Rc<Shared<A>>,
+    pub(super) admin: &'a Admin,
+    /// The client's address; none: it came over a Unix socket.
+    pub(super) address: Option<IpAddr>,
+    pub(super) request_id: &'a Token,
+    pub(super) cookie: Option<Cookie>,
+    pub(super) query: Option<&'a str>,
+    /// The client speaks TLS: its cookie must not travel otherwise.
+    secure: bool,
+}
+
+/// Somebody who is logged in.
+pub(super) struct Operator {
+    pub(super) name: Name,
+    /// What forms must carry.
+    pub(super) form_token: String,
+}
+
+impl<'a, A: App> Visit<'a, A> {
+    pub(super) fn new(
+        handshake: &'a Handshake<A>,
+        admin: &'a Admin,
+        head: &'a Request<()>,
+        request_id: &'a Token,
+    ) -> Visit<'a, A> {
+        let sealed = head.headers().get_all(header::COOKIE).iter().filter_map(|field| field.to_str().ok());
+        let mut pairs = sealed.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let cookie = pairs.find(|(name, _)| *name == cookie::NAME);
+        let cookie = cookie.and_then(|(_, sealed)| Cookie::open(&admin.key, sealed, now()));
+        let client = http::client(handshake, head);
+        Visit {
+            shared: &handshake.shared,
+            admin,
+            address: client.address(),
+            request_id,
+            cookie,
+            query: head.uri().query(),
+            secure: client.tls,
+        }
+    }
+
+    /// Who is logged in, if anybody.
+    pub(super) async fn operator(&self) -> Result<Option<Operator>, SuperuserError> {
+        let Some((cookie, user)) = self.cookie.as_ref().and_then(|cookie| Some((cookie, cookie.user.as_ref()?))) else {
+            return Ok(None);
+        };
+        let superuser = self.admin.superusers.find(&user.name).await?;
+        let stands = superuser.is_some_and(|superuser| user.has(&self.admin.key, &superuser.hash));
+        let operator = || Operator { name: user.name.clone(), form_token: cookie.form_token(&self.admin.key) };
+        Ok(stands.then(operator))
+    }
+
+    /// A parameter of the query.
+    pub(super) fn asks(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.unwrap_or_default().as_bytes());
+        pairs.find(|(given, _)| given == name).map(|(_, value)| value.into_owned())
+    }
+
+    /// Has the browser keep a cookie.
+    pub(super) fn give(&self, cookie: &Cookie, response: Response) -> Response {
+        let age = cookie.expires.saturating_sub(now());
+        self.set_cookie(&cookie.seal(&self.admin.key), age, response)
+    }
+
+    /// Has the browser forget it.
+    pub(super) fn take_back(&self, response: Response) -> Response {
+        self.set_cookie("", 0, response)
+    }
+
+    fn set_cookie(&self, value: &str, age: u64, mut response: Response) -> Response {
+        let secure = if self.secure { "; Secure" } else { "" };
+        let text = format!("{}={value}; Path=/admin/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}", cookie::NAME);
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            response.headers_mut().append(header::SET_COOKIE, value);
+        }
+        response
+    }
+
+    /// The client's address for logs.
+    pub(super) fn from(&self) -> String {
+        self.address.map_or_else(|| "unix".to_owned(), |address| address.to_string())
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    wall_ms() / 1000
+}
