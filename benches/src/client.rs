@@ -3,7 +3,7 @@
 //!
 //! Talk with whoever started it: `ready` on stdout when all connections stand, then it waits for a line on stdin; at the
 //! end its report, one JSON object on one line. With a rate it does not wait, and hears [`orders`] while it goes on. Before
-//! all that it may have to [choose](choose).
+//! all that it may have to [choose].
 
 pub mod arrivals;
 pub mod choose;
