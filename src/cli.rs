@@ -66,7 +66,7 @@ const LOAD_TEST: &str = "A run ends when every connection has sent its messages,
                          --duration and the like: 500ms, 30s, 5m. Rates: 1000/s, 600/m. Progress goes to standard error, \
                          the report to standard output.\n\n\
                          Exit codes: 0 all as it should be; 1 wrong answers, fewer successes than --min-success, slower \
-                         than --max-p95,\nor a client process was lost; 2 wrong usage; 130 Ctrl-C (143 SIGTERM): the \
+                         than --max-p95, or a client process was lost; 2 wrong usage; 130 Ctrl-C (143 SIGTERM): the \
                          report is what there was until then";
 
 const PRINT_CONFIG: &str = "print-config";

@@ -63,7 +63,7 @@ pub(crate) struct Options {
     /// How long a handshake, a reply, a close may take
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = time_above_zero)]
     timeout: Duration,
-    /// One more header of the handshake, such as 'Origin: https://example.org'; may be repeated
+    /// One more header of the handshake, such as 'User-Agent: tester'; may be repeated
     #[arg(long, value_name = "HEADER", value_parser = header)]
     header: Vec<(String, String)>,
     /// Who must have signed the certificate of a wss:// server, as PEM; without it: whom this machine trusts

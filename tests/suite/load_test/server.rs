@@ -96,7 +96,10 @@ async fn serve(mut stream: TcpStream, flaw: Flaw, number: u64) -> Option<()> {
             return None;
         }
         Flaw::Status500 => {
-            stream.read(&mut [0; 1024]).await.ok()?;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.ok()?);
+            }
             let answer = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n";
             stream.write_all(answer.as_bytes()).await.ok()?;
             return None;
