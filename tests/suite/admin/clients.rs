@@ -68,7 +68,7 @@ async fn everybody_hears_a_notice_and_the_log_does_not_tell_it() {
     let lines = eventually("two lines", || Some(audit()).filter(|lines| lines.len() == 2));
     for line in lines {
         assert_eq!(
-            (&line["logger"], &line["user"], &line["peer"]),
+            (&line["logger"], &line["user"], &line["client"]),
             (&json!("audit"), &json!("ada"), &json!("127.0.0.1"))
         );
         assert!(line["outcome"].as_str().is_some_and(|outcome| outcome.contains(" bytes, sent to ")), "{line}");

@@ -58,10 +58,15 @@ fn whoever_has_the_password_gets_in_and_out() {
 
 #[test]
 fn behind_tls_the_cookie_does_not_travel_without() {
-    let service = service();
-    let mut visitor = Visitor { fields: "X-Forwarded-Proto: https\r\n".to_owned(), ..Visitor::default() };
-    let form = visitor.get(service.address, "/admin/login");
-    assert!(form.header("set-cookie").is_some_and(|cookie| cookie.contains("; Secure")), "{form:?}");
+    let secure = |service: &Service| {
+        let mut visitor = Visitor { fields: "X-Forwarded-Proto: https\r\n".to_owned(), ..Visitor::default() };
+        let form = visitor.get(service.address, "/admin/login");
+        form.header("set-cookie").expect("a cookie").contains("; Secure")
+    };
+    let behind = with_admin(Builder::new().with("--trusted-proxies", "127.0.0.1")).start();
+    assert!(secure(&behind));
+    // Whom nobody trusts is not believed.
+    assert!(!secure(&service()));
 }
 
 #[test]
@@ -79,7 +84,7 @@ fn wrong_names_and_passwords_look_the_same() {
     assert!(bodies.iter().all(|body| *body == bodies[0]), "{bodies:#?}");
     let audit = || -> Vec<_> { service.log_lines().filter(|line| line["logger"] == "audit").collect() };
     let lines = eventually("six lines", || Some(audit()).filter(|lines| lines.len() == 6));
-    assert!(lines.iter().all(|line| line["action"] == "login_refused" && line["peer"] == "127.0.0.1"));
+    assert!(lines.iter().all(|line| line["action"] == "login_refused" && line["client"] == "127.0.0.1"));
     // What was typed for a name may have been a password.
     assert!(!service.log().contains("nobody") && !service.log().contains("no name at all"));
     assert_eq!(lines.iter().filter(|line| line["user"] == ADA.0).count(), 3);

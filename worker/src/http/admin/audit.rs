@@ -71,7 +71,7 @@ pub(super) fn note_outcome<A: App>(
         action = action.name(),
         session_uuid = session,
         outcome,
-        peer = from,
+        client = from,
         request_id = %visit.request_id,
         "an operator's act"
     );
