@@ -111,6 +111,10 @@ fn check_marker(path: &Path) -> Result<bool, PrepareError> {
     if strangers.is_empty() {
         return Ok(false);
     }
+    if marker.exists() {
+        // Another process has marked it since, and what is there is its own.
+        return check_marker(path);
+    }
     strangers.sort();
     let more = strangers.len().saturating_sub(3);
     strangers.truncate(3);
