@@ -293,13 +293,14 @@ mod tests {
         let raw = |bytes: &[u8]| nix::unistd::write(&a, bytes).unwrap();
         raw(b"\x63\x00\"hello\"");
         assert!(matches!(b.recv::<String>(), Err(ChannelError::Version { theirs: 0x63 })));
-        raw(b"\x02\x00\x00nonsense");
+        let version = PROTOCOL_VERSION.to_le_bytes();
+        raw(&[&version[..], b"\x00nonsense"].concat());
         assert!(matches!(b.recv::<String>(), Err(ChannelError::Malformed(_))));
-        for short in [&b"\x02"[..], b"\x02\x00", b"\x02\x00\x01"] {
+        for short in [&version[..1], &version[..], &[&version[..], b"\x01"].concat()] {
             raw(short);
             assert!(matches!(b.recv::<String>(), Err(ChannelError::Truncated(_))));
         }
-        raw(b"\x02");
+        raw(&version[..1]);
         assert!(matches!(b.recv::<String>(), Err(ChannelError::Truncated(_))));
     }
 
