@@ -8,7 +8,7 @@
 #   AUTOBAHN_CACHE  where to keep it (default: ${XDG_CACHE_HOME:-$HOME/.cache}/baton/autobahn)
 #   DEBIAN_MIRROR   a Debian mirror (default: the first one in apt's sources)
 #
-# Needs to be root, for chroot. Several at a time wait for one another; what a killed one leaves is never used.
+# Needs to be root, for chroot.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,42 +16,11 @@ release=bullseye suite=0.8.2
 cache=${AUTOBAHN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/baton/autobahn}
 # Named after what is in it: another release or suite is another root.
 root=$cache/$release-$suite
+# shellcheck source=scripts/kept-root.sh
+source scripts/kept-root.sh ", since wstest runs in a chroot" "a few minutes"
 
-die() {
-  echo "autobahn-root.sh: $*" >&2
-  exit 1
-}
-if [ -d "$root" ]; then
-  echo "$root"
-  exit
-fi
-[ "$(id -u)" = 0 ] || die "must be root to make $root, since wstest runs in a chroot"
-# Mounts of the build live in a namespace of their own and end with it, also when it is killed.
-[ -n "${AUTOBAHN_NAMESPACE:-}" ] || AUTOBAHN_NAMESPACE=1 exec unshare --mount --propagation private -- "scripts/${0##*/}"
-
-mkdir -p "$cache"
-exec 9>"$cache/lock"
-flock 9
-if [ -d "$root" ]; then
-  echo "$root"
-  exit
-fi
-# From here on standard output is what the tools have to say, and 3 is for the path.
-exec 3>&1 1>&2
-# Whoever has the lock is the only one: this is what a killed build left.
-rm -rf --one-file-system "$cache"/build.*
-build=$(mktemp -d "$cache/build.XXXXXX")
-trap 'rm -rf --one-file-system "$build"' EXIT
-chmod 755 "$build"
-echo "making $root: once, and it takes a few minutes"
-
-scripts/needs.sh debootstrap=debootstrap python3=python3
-# shellcheck disable=SC2016 # $(REPO_URI) is for apt-get to fill in
-mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security |
-  sort -u | head -n 1)}
-[ -n "$mirror" ] || die "apt has no source; give a mirror in DEBIAN_MIRROR"
-debootstrap --variant=minbase --include=python2.7,python2.7-dev,gcc,libc6-dev,ca-certificates \
-  "$release" "$build" "$mirror" >"$cache/log" || { tail "$cache/log"; die "debootstrap of $release failed"; }
+scripts/needs.sh python3=python3
+debian "$release" python2.7,python2.7-dev,gcc,libc6-dev,ca-certificates
 
 # The last pip for Python 2.7 is fetched by the pip of today, since there is none inside to begin with.
 seed=$build/opt/seed
@@ -76,6 +45,5 @@ inside wstest --help >/dev/null || die "wstest does not start"
 
 umount "$build/etc/hosts" "$build/etc/resolv.conf"
 echo '127.0.0.1 localhost' >"$build/etc/hosts"
-rm -rf "$seed" "$build"/var/cache/apt/archives/*.deb "$build"/var/lib/apt/lists/*
-mv --no-target-directory "$build" "$root"
-echo "$root" >&3
+rm -rf "$seed"
+keep_root
