@@ -77,11 +77,11 @@ do_install() {
   put_tree docs "$doc/docs"
   put 644 systemd/socket-activation.conf "$doc/examples/socket-activation.conf"
   # Examples to copy and change; what Prometheus and Grafana take as it is is in share/baton.
-  [ ! -d nginx ] || put_tree nginx "$doc/examples/nginx"
-  [ ! -d monitoring ] || put_tree monitoring "$PREFIX/share/baton/monitoring"
+  put_tree nginx "$doc/examples/nginx"
+  put_tree monitoring "$PREFIX/share/baton/monitoring"
   settings 644 packaging/etc/baton.toml "$SYSCONFDIR/baton/baton.toml"
   settings 640 packaging/etc/default "$SYSCONFDIR/default/baton"
-  [ ! -d logrotate ] || settings 644 logrotate/baton "$SYSCONFDIR/logrotate.d/baton"
+  settings 644 logrotate/baton "$SYSCONFDIR/logrotate.d/baton"
   install -D -m 644 "$list" "$DESTDIR$manifest"
 }
 
