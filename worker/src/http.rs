@@ -42,34 +42,30 @@ fn answer<A: App>(
 ) -> impl Future<Output = Result<Response, Infallible>> {
     progress.has_body.set(!request.body().is_end_stream());
     let request_id = request_id(&request);
+    let Handshake { shared, peer, .. } = handshake;
+    let client = Client::of(*peer, request.headers(), &shared.hub.borrow().settings.trusted_proxies);
     if names_its_host(&request) && admin::owns(request.uri().path()) {
         // On the heap: clients that become WebSockets need no room for it.
-        return Either::Right(Box::pin(admin::answer(handshake, progress, request, request_id)));
+        return Either::Right(Box::pin(admin::answer(shared, progress, request, request_id, client)));
     }
-    let client = client(handshake, &request);
-    let response = route(&handshake.shared, progress, &request, &request_id, client);
-    Either::Left(ready(Ok(finish(handshake, &request, &request_id, response))))
-}
-
-/// Who sent it.
-fn client<A: App, B>(handshake: &Handshake<A>, request: &Request<B>) -> Client {
-    Client::of(handshake.peer, request.headers(), &handshake.shared.hub.borrow().settings.trusted_proxies)
+    let response = route(shared, progress, &request, &request_id, client);
+    Either::Left(ready(Ok(finish(shared, &request, &request_id, client, response))))
 }
 
 /// What every answer has, and what is noted of it.
 fn finish<A: App, B>(
-    handshake: &Handshake<A>,
+    shared: &Shared<A>,
     request: &Request<B>,
     request_id: &Token,
+    client: Client,
     mut response: Response,
 ) -> Response {
-    let client = client(handshake, request);
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, header_value(request_id));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
-    handshake.shared.hub.borrow().metrics.request(status);
+    shared.hub.borrow().metrics.request(status);
     tracing::debug!(
         method = %request.method(),
         path = request.uri().path(),

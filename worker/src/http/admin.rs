@@ -27,6 +27,7 @@ mod sessions;
 mod visit;
 
 use std::convert::Infallible;
+use std::rc::Rc;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -34,13 +35,14 @@ use hyper::{Method, Request, StatusCode};
 
 use super::connection::Progress;
 use super::{Response, error, finish, with_body};
-use crate::accept::Handshake;
 use crate::app::App;
 use crate::backplane::RedisSessions;
+use crate::proxies::Client;
 use crate::sessions::Sessions;
 use crate::settings::{SecretKey, Settings};
 use crate::superusers::Superusers;
 use crate::token::Token;
+use crate::worker::Shared;
 use login::Checker;
 use sessions::Place;
 use visit::Visit;
@@ -84,18 +86,19 @@ pub(super) fn owns(path: &str) -> bool {
 
 /// Answers one request.
 pub(super) async fn answer<A: App>(
-    handshake: &Handshake<A>,
+    shared: &Rc<Shared<A>>,
     progress: &Progress,
     request: Request<Incoming>,
     request_id: Token,
+    client: Client,
 ) -> Result<Response, Infallible> {
     progress.answering.set(true);
     let (head, body) = request.into_parts();
     let head = Request::from_parts(head, ());
-    let mut response = match &handshake.shared.admin {
+    let mut response = match &shared.admin {
         None => error::error(StatusCode::NOT_FOUND, "admin_off", "/admin/ is off: set SECRET_KEY for the service"),
         Some(admin) => {
-            let visit = Visit::new(handshake, admin, &head, &request_id);
+            let visit = Visit::new(shared, admin, &head, &request_id, client);
             route(&visit, progress, &head, body).await
         }
     };
@@ -106,7 +109,7 @@ pub(super) async fn answer<A: App>(
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin"));
-    Ok(finish(handshake, &head, &request_id, response))
+    Ok(finish(shared, &head, &request_id, client, response))
 }
 
 async fn route<A: App>(visit: &Visit<'_, A>, progress: &Progress, head: &Request<()>, body: Incoming) -> Response {

@@ -1,22 +1,22 @@
 //! One request: who asks, and from where.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use hyper::Request;
 use hyper::header::{self, HeaderValue};
 
 use super::cookie::{self, Cookie};
 use super::{Admin, Response};
-use crate::accept::Handshake;
 use crate::app::App;
 use crate::heartbeat::wall_ms;
-use crate::http;
+use crate::proxies::Client;
 use crate::superusers::{Name, SuperuserError};
 use crate::token::Token;
 use crate::worker::Shared;
 
 pub(super) struct Visit<'a, A: App> {
-    pub(super) shared: &'a std::rc::Rc<Shared<A>>,
+    pub(super) shared: &'a Rc<Shared<A>>,
     pub(super) admin: &'a Admin,
     /// The client's address; none: it came over a Unix socket.
     pub(super) address: Option<IpAddr>,
@@ -36,18 +36,18 @@ pub(super) struct Operator {
 
 impl<'a, A: App> Visit<'a, A> {
     pub(super) fn new(
-        handshake: &'a Handshake<A>,
+        shared: &'a Rc<Shared<A>>,
         admin: &'a Admin,
         head: &'a Request<()>,
         request_id: &'a Token,
+        client: Client,
     ) -> Visit<'a, A> {
         let sealed = head.headers().get_all(header::COOKIE).iter().filter_map(|field| field.to_str().ok());
         let mut pairs = sealed.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
         let cookie = pairs.find(|(name, _)| *name == cookie::NAME);
         let cookie = cookie.and_then(|(_, sealed)| Cookie::open(&admin.key, sealed, now()));
-        let client = http::client(handshake, head);
         Visit {
-            shared: &handshake.shared,
+            shared,
             admin,
             address: client.address(),
             request_id,
