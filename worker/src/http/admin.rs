@@ -118,7 +118,8 @@ async fn route<A: App>(visit: &Visit<'_, A>, progress: &Progress, head: &Request
     match path {
         "/admin" if is_get => return error::redirect("/admin/"),
         "/admin/admin.css" if is_get => {
-            return with_body(StatusCode::OK, "text/css; charset=utf-8", include_str!("admin/admin.css"));
+            let style = concat!(include_str!("theme.css"), include_str!("admin/admin.css"));
+            return with_body(StatusCode::OK, "text/css; charset=utf-8", style);
         }
         "/admin/admin.js" if is_get => {
             return with_body(StatusCode::OK, "text/javascript; charset=utf-8", include_str!("admin/admin.js"));

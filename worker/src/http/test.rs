@@ -25,5 +25,6 @@ pub(super) fn script() -> Response {
 }
 
 pub(super) fn style() -> Response {
-    with_body(StatusCode::OK, "text/css; charset=utf-8", include_str!("test/page.css"))
+    let style = concat!(include_str!("theme.css"), include_str!("test/page.css"));
+    with_body(StatusCode::OK, "text/css; charset=utf-8", style)
 }
