@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use baton_ipc::control::{CONTROL_VERSION, Command, ErrorCode, Output, Reply, Request, Status};
+use baton_ipc::{Side, Slot};
 use thiserror::Error;
 
 use super::interrupt::{Interrupts, Wait};
@@ -60,6 +61,30 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or ")
 }
 
+/// A ring of log lines: a slot's or the supervisor's, and which of the two, in which processes take turns.
+pub(crate) type Ring = (Option<Slot>, Side);
+
+/// The rings of the supervisor and of these slots.
+pub(crate) fn rings(slots: impl IntoIterator<Item = Slot>) -> impl Iterator<Item = Ring> {
+    let places = std::iter::once(None).chain(slots.into_iter().map(Some));
+    places.flat_map(rings_of)
+}
+
+/// Both rings of a place.
+pub(crate) fn rings_of(place: Option<Slot>) -> impl Iterator<Item = Ring> {
+    Side::ALL.into_iter().map(move |side| (place, side))
+}
+
+/// Log lines.
+pub(crate) struct Tail {
+    /// Whole lines, newline included.
+    pub(crate) text: String,
+    /// Where to read on.
+    pub(crate) next: u64,
+    /// Bytes that were overwritten before they could be read.
+    pub(crate) missed: u64,
+}
+
 /// A connection to one supervisor.
 pub(crate) struct Client {
     /// Its color.
@@ -107,6 +132,24 @@ impl Client {
         match self.ask_until(interrupts, Command::Status, |_, _| Ok(()))? {
             Output::Status(status) => Ok(*status),
             _ => Err(Error::Foreign("no status in it".to_owned())),
+        }
+    }
+
+    /// Asks for the log lines of a ring from a position on, as an earlier answer gave it; none: as far back as there are. The
+    /// answer as it came is given to `each`.
+    pub(crate) fn tail(
+        &mut self,
+        (slot, side): Ring,
+        from: Option<u64>,
+        mut each: impl FnMut(&str),
+    ) -> Result<Tail, Error> {
+        let output = self.ask(Command::Tail { slot, side: Some(side), from }, |line, _| {
+            each(line);
+            Ok(())
+        })?;
+        match output {
+            Output::Tail { text, next, missed } => Ok(Tail { text, next, missed }),
+            _ => Err(Error::Foreign("no log lines in it".to_owned())),
         }
     }
 

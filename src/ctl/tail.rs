@@ -8,10 +8,7 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use baton_ipc::control::{Command, Output};
-use baton_ipc::{Side, Slot};
-
-use super::client::{Client, Error};
+use super::client::{Client, Error, Ring, Tail, rings, rings_of};
 use super::interrupt::{Interrupts, Wait};
 use super::verbs::{Slots, Verb};
 use super::{Session, print};
@@ -24,9 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// As many bytes of a line as tell when it was written: `{"timestamp":"2026-01-01T12:00:00.000Z"`.
 const STAMP: usize = 39;
-
-/// A ring: whose, and which side of it.
-type Ring = (Option<Slot>, Side);
 
 /// How far a ring was read.
 #[derive(Debug, Default)]
@@ -103,26 +97,16 @@ fn read(
     whose: Option<Slots>,
     marks: &mut HashMap<Ring, Mark>,
 ) -> Result<String, Error> {
-    let places = match whose {
-        None => vec![None],
-        Some(Slots::One(slot)) => vec![Some(slot)],
-        Some(Slots::All) => {
-            let slots = client.status(None)?.slots.into_iter().map(|row| Some(row.slot));
-            std::iter::once(None).chain(slots).collect()
-        }
+    let rings: Vec<Ring> = match whose {
+        None => rings_of(None).collect(),
+        Some(Slots::One(slot)) => rings_of(Some(slot)).collect(),
+        Some(Slots::All) => rings(client.status(None)?.slots.into_iter().map(|row| row.slot)).collect(),
     };
     let mut lines = Vec::new();
-    for (slot, side) in places.into_iter().flat_map(|slot| Side::ALL.map(|side| (slot, side))) {
-        let mark = marks.entry((slot, side)).or_default();
-        let command = Command::Tail { slot, side: Some(side), from: mark.next };
+    for ring in rings {
+        let mark = marks.entry(ring).or_default();
         let mut reply = String::new();
-        let output = client.ask(command, |line, _| {
-            line.clone_into(&mut reply);
-            Ok(())
-        })?;
-        let Output::Tail { text, next, missed } = output else {
-            return Err(Error::Foreign("no log lines in it".to_owned()));
-        };
+        let Tail { text, next, missed } = client.tail(ring, mark.next, |line| line.clone_into(&mut reply))?;
         if session.json && (mark.next.is_none() || !text.is_empty()) {
             print(&reply).map_err(Error::Output)?;
         }

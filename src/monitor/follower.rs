@@ -4,14 +4,10 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use baton_ipc::control::{Command, Output};
-use baton_ipc::{Side, Slot};
+use baton_ipc::Slot;
 
 use super::lines::Line;
-use crate::ctl::client::{Client, Error};
-
-/// A ring: a slot's or the supervisor's, and which of its two, in which processes take turns.
-type Ring = (Option<Slot>, Side);
+use crate::ctl::client::{Client, Error, Ring, Tail, rings};
 
 /// How far each ring was read. A service that begins anew has other rings: then the last line that was read there is not
 /// where it was.
@@ -39,24 +35,20 @@ pub(super) struct Come {
 impl Follower {
     /// New lines of the supervisor and of these slots.
     pub(super) fn follow(&mut self, client: &mut Client, slots: &[Slot]) -> Result<Come, Error> {
-        let places = std::iter::once(None).chain(slots.iter().copied().map(Some));
-        let rings: Vec<Ring> = places.flat_map(|slot| Side::ALL.map(|side| (slot, side))).collect();
+        let rings: Vec<Ring> = rings(slots.iter().copied()).collect();
         self.marks.retain(|ring, _| rings.contains(ring));
         let mut come = Come::default();
         let now = SystemTime::now();
-        for (slot, side) in rings {
-            let mut tail = |from| match client.ask(Command::Tail { slot, side: Some(side), from }, |_, _| Ok(()))? {
-                Output::Tail { text, next, missed } => Ok((text, next, missed)),
-                _ => Err(Error::Foreign("no log lines in it".to_owned())),
-            };
-            let (text, next, missed) = match self.marks.get(&(slot, side)) {
+        for ring in rings {
+            let mut tail = |from| client.tail(ring, from, |_| ());
+            let Tail { text, next, missed } = match self.marks.get(&ring) {
                 None => tail(None)?,
                 Some(mark) => {
-                    let (text, next, missed) = tail(Some(mark.at))?;
-                    match text.strip_prefix(mark.last.as_str()) {
-                        Some(rest) => (rest.to_owned(), next, 0),
+                    let after = tail(Some(mark.at))?;
+                    match after.text.strip_prefix(mark.last.as_str()) {
+                        Some(rest) => Tail { text: rest.to_owned(), missed: 0, ..after },
                         // The mark itself was overwritten: the ring went round.
-                        None if missed > 0 => (text, next, missed),
+                        None if after.missed > 0 => after,
                         // Another ring. What of it was seen before is known by its text.
                         None => tail(None)?,
                     }
@@ -66,7 +58,7 @@ impl Follower {
             come.lines.extend(text.lines().map(|line| Line::parse(line, now)));
             if let Some(last) = text.split_inclusive('\n').next_back() {
                 let at = next.saturating_sub(last.len() as u64);
-                self.marks.insert((slot, side), Mark { at, last: last.to_owned() });
+                self.marks.insert(ring, Mark { at, last: last.to_owned() });
             }
         }
         // Each ring is in order; together they are not.
@@ -81,7 +73,8 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::thread;
 
-    use baton_ipc::control::{Reply, Request};
+    use baton_ipc::Side;
+    use baton_ipc::control::{Command, Output, Reply, Request};
 
     use super::*;
 
