@@ -11,7 +11,7 @@ use baton_worker::Readable;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
@@ -22,7 +22,7 @@ use super::capacity::raise_descriptor_limit;
 use super::connection::Connection;
 use super::dial::Dialer;
 use super::lane::{Phase, Shared, Stage};
-use super::plan::{Event, Order, Progress, monotonic};
+use super::plan::{Event, Order, Progress, monotonic, tell};
 use super::tally::{Fault, Tally};
 
 /// How often it tells how far it is.
@@ -56,14 +56,14 @@ pub(super) fn client() -> ExitCode {
 
 async fn serve() -> io::Result<()> {
     let mut orders = BufReader::new(pipe::Receiver::from_owned_fd(duplicate(io::stdin())?)?).lines();
-    let mut teller = Teller(pipe::Sender::from_owned_fd(duplicate(io::stdout())?)?);
+    let mut driver = pipe::Sender::from_owned_fd(duplicate(io::stdout())?)?;
     let Some(Order::Connect(plan)) = next(&mut orders).await? else {
         return Err(io::Error::other("it is started by `baton load-test` alone"));
     };
     let prepared = raise_descriptor_limit().map_err(|error| error.to_string()).and_then(|_| Dialer::new(&plan));
     match prepared {
-        Ok(dialer) => Run { shared: Rc::new(Shared::new(*plan, dialer)), orders, teller, stopped: false }.run().await,
-        Err(reason) => teller.tell(&Event::Failed { reason }).await,
+        Ok(dialer) => Run { shared: Rc::new(Shared::new(*plan, dialer)), orders, driver, stopped: false }.run().await,
+        Err(reason) => tell(&mut driver, &Event::Failed { reason }).await,
     }
 }
 
@@ -79,16 +79,6 @@ async fn next(orders: &mut Orders) -> io::Result<Option<Order>> {
     }
 }
 
-struct Teller(pipe::Sender);
-
-impl Teller {
-    async fn tell(&mut self, event: &Event) -> io::Result<()> {
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
-        self.0.write_all(&line).await
-    }
-}
-
 /// How a wait has ended.
 enum Wait<T> {
     Over(T),
@@ -99,7 +89,7 @@ enum Wait<T> {
 struct Run {
     shared: Rc<Shared>,
     orders: Orders,
-    teller: Teller,
+    driver: pipe::Sender,
     stopped: bool,
 }
 
@@ -118,12 +108,12 @@ impl Run {
             self.until(shared.all_at(Stage::Settled)).await?;
         }
         shared.tally.borrow_mut().created = shared.lanes.borrow().len() as u64;
-        self.teller.tell(&Event::Connected).await?;
+        tell(&mut self.driver, &Event::Connected).await?;
         let overdue = spawn_local(look_for_overdue(Rc::clone(&shared)));
         if let Some(start) = self.start().await? {
             self.send_until_the_end(start).await?;
         }
-        self.teller.tell(&Event::Sent).await?;
+        tell(&mut self.driver, &Event::Sent).await?;
         shared.enter(Phase::Draining);
         let patience = if self.stopped { HASTE.min(plan.timeout) } else { plan.timeout };
         self.until(timeout(patience, shared.all_at(Stage::Drained))).await?;
@@ -137,7 +127,7 @@ impl Run {
         overdue.abort();
         connections.abort_all();
         let tally: Tally = shared.tally.take();
-        self.teller.tell(&Event::Report(Box::new(tally))).await
+        tell(&mut self.driver, &Event::Report(Box::new(tally))).await
     }
 
     /// When to send the first message; none: not at all.
@@ -236,7 +226,7 @@ impl Run {
                 ended: shared.number_at(Stage::Ended).into(),
             }
         };
-        self.teller.tell(&Event::Progress(progress)).await
+        tell(&mut self.driver, &Event::Progress(progress)).await
     }
 }
 

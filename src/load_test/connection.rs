@@ -111,9 +111,9 @@ impl Connection {
 
     async fn live(&mut self, due: Duration, permit: Option<OwnedSemaphorePermit>) {
         let shared = Rc::clone(&self.shared);
-        let attempt = timeout(shared.plan.timeout, shared.dialer.dial(self.number, self.session.as_deref())).await;
+        let attempt = self.dial().await;
         drop(permit);
-        let mut socket = match attempt.unwrap_or_else(|_| Err((Fault::Connect, self.late("upgraded")))) {
+        let mut socket = match attempt {
             Ok(socket) => socket,
             Err((fault, example)) => return self.fault(fault, 1, || example),
         };
@@ -216,8 +216,7 @@ impl Connection {
         let mut pause = BACKOFF.0;
         (self.replies, self.last_beat, self.bye, self.unflushed) = (0, 0, false, false);
         loop {
-            let attempt = timeout(shared.plan.timeout, shared.dialer.dial(self.number, self.session.as_deref())).await;
-            let (fault, example) = match attempt.unwrap_or_else(|_| Err((Fault::Connect, self.late("upgraded")))) {
+            let (fault, example) = match self.dial().await {
                 Ok(socket) => {
                     shared.tally.borrow_mut().resumed += 1;
                     return Some(socket);
@@ -296,8 +295,11 @@ impl Connection {
         self.shared.tally.borrow_mut().fault(fault, number, who);
     }
 
-    fn late(&self, what: &str) -> String {
-        format!("not {what} within {:?}", self.shared.plan.timeout)
+    /// One attempt to connect, within its time.
+    async fn dial(&self) -> Result<Socket, Failure> {
+        let limit = self.shared.plan.timeout;
+        let attempt = timeout(limit, self.shared.dialer.dial(self.number, self.session.as_deref()));
+        attempt.await.unwrap_or_else(|_| Err((Fault::Connect, format!("not upgraded within {limit:?}"))))
     }
 }
 
@@ -314,10 +316,6 @@ fn retry_hint(reason: &str) -> Option<Duration> {
     let digits = reason.split("retry_ms=").nth(1)?;
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
     digits[..end].parse().ok().map(|ms: u64| Duration::from_millis(ms.min(60_000)))
-}
-
-fn rfc3339(at_ms: u64) -> humantime::Rfc3339Timestamp {
-    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + Duration::from_millis(at_ms))
 }
 
 #[cfg(test)]

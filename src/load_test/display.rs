@@ -67,7 +67,7 @@ impl Display {
 
     /// Numbers so far.
     pub(super) fn progress(&mut self, progress: &Progress) {
-        let (number, _) = self.measure(progress);
+        let (number, (done, total)) = self.measure(progress);
         let (since, before) = self.before;
         let elapsed = since.elapsed().as_secs_f64();
         if elapsed > 0.5 {
@@ -75,7 +75,6 @@ impl Display {
             self.before = (Instant::now(), number);
         }
         let line = self.line(progress);
-        let (done, total) = self.measure(progress).1;
         match &self.bar {
             Some(bar) => {
                 bar.set_length(total.max(1));

@@ -6,14 +6,14 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::CLIENT;
-use super::plan::{Event, Order, Plan};
+use super::plan::{Event, Order, Plan, tell};
 
 /// A process tells a few times a second how far it is. One that is silent for so long is stuck.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -75,9 +75,7 @@ impl Fleet {
 
     /// One that cannot be told has ended, which is heard from it otherwise.
     async fn tell(&mut self, place: usize, order: &Order) {
-        let Ok(mut line) = serde_json::to_vec(order) else { return };
-        line.push(b'\n');
-        let _ = self.processes[place].orders.write_all(&line).await;
+        let _ = tell(&mut self.processes[place].orders, order).await;
     }
 
     /// Ends it, if it has not ended, and tells how it did.

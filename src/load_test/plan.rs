@@ -1,15 +1,25 @@
 //! What crosses between `baton load-test` and its client processes: one JSON object a line, orders on their standard
 //! input, events on their standard output.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
 
 use super::expectation::Expect;
 use super::schedule::Schedule;
 use super::tally::Tally;
+
+/// Writes one line.
+pub(super) async fn tell(to: &mut pipe::Sender, what: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    to.write_all(&line).await
+}
 
 /// What one client process is to do: its share of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::tally::Tally;
+use super::tally::{Tally, rfc3339};
 use super::times::{Times, show};
 use crate::ctl::page;
 
@@ -122,7 +122,7 @@ impl Report {
             ));
         }
         let heartbeat = |(at_ms, beat): (&u64, &super::tally::Beat)| Heartbeat {
-            ts: humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + Duration::from_millis(*at_ms)).to_string(),
+            ts: rfc3339(*at_ms).to_string(),
             connections: beat.heard,
             spread: (beat.last - beat.first).as_secs_f64(),
         };

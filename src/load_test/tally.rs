@@ -182,8 +182,7 @@ impl Tally {
             }
         }
         for (at_ms, number, must) in missed {
-            let at = std::time::UNIX_EPOCH + Duration::from_millis(at_ms);
-            let at = humantime::format_rfc3339_millis(at);
+            let at = rfc3339(at_ms);
             let example = || format!("{number} of {must} connections did not hear that of {at}");
             self.fault(Fault::MissedHeartbeat, number, example);
         }
@@ -229,6 +228,11 @@ fn add_up<K: Ord>(sums: &mut BTreeMap<K, u64>, others: BTreeMap<K, u64>) {
     for (key, number) in others {
         *sums.entry(key).or_default() += number;
     }
+}
+
+/// A time since 1970, as heartbeats spell it.
+pub(super) fn rfc3339(at_ms: u64) -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + Duration::from_millis(at_ms))
 }
 
 #[cfg(test)]

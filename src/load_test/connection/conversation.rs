@@ -8,12 +8,12 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::time::timeout;
 use tungstenite::{Error, Message};
 
-use super::{Connection, End, Sent, rfc3339};
+use super::{Connection, End, Sent};
 use crate::load_test::dial::{Socket, describe};
 use crate::load_test::expectation::{Expect, Verdict};
 use crate::load_test::lane::Phase;
 use crate::load_test::plan::monotonic;
-use crate::load_test::tally::Fault;
+use crate::load_test::tally::{Fault, rfc3339};
 
 /// What a connection wants to do now.
 enum Intent {
@@ -177,9 +177,10 @@ impl Connection {
         let unanswered = self.unanswered.len() as u64;
         match self.expectation.judge(text, unanswered, sent.as_deref()) {
             Verdict::Reply { skipped } => {
-                let numbers = self.unanswered.drain(..skipped as usize).map(|sent| sent.number).collect::<Vec<_>>();
+                let first = self.unanswered.front().map_or(0, |sent| sent.number);
+                self.unanswered.drain(..skipped as usize);
                 self.fault(Fault::NoReply, skipped, || {
-                    format!("to message {}, and a later one was answered: {text}", numbers.first().unwrap_or(&0))
+                    format!("to message {first}, and a later one was answered: {text}")
                 });
                 self.replied(now);
             }
