@@ -23,7 +23,7 @@ mod values;
 pub(crate) use print::print;
 pub(crate) use problem::{Problem, Problems};
 pub(crate) use sources::{DEFAULT_FILE, Environment, PASSWORD_VARIABLE, Sources};
-pub(crate) use values::duration;
+pub(crate) use values::{duration, seconds};
 
 use keys::{CHECKS, KEYS};
 use sources::Raw;
@@ -92,8 +92,12 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Problems> {
     Ok(Loaded { config, file: gathered.file, raw })
 }
 
-/// Where control sockets may be: the one directory that is configured, else all that are usual.
-pub(crate) fn runtime_directories(sources: &Sources) -> Vec<PathBuf> {
+/// Where control sockets may be: the one directory that is given, else that which is configured, else all that are usual.
+pub(crate) fn runtime_directories(given: Option<PathBuf>, environment: &Environment) -> Vec<PathBuf> {
+    if let Some(directory) = given {
+        return vec![directory];
+    }
+    let sources = Sources { environment: environment.clone(), ..Sources::default() };
     // What else is wrong with the configuration is no affair of who looks for a running supervisor.
     let gathered = sources.gather(&mut Vec::new());
     match gathered.set_value("runtime-dir") {

@@ -1,7 +1,6 @@
 //! `batonctl`: steers a running supervisor over its control socket.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +10,7 @@ use baton_ipc::control::{Command, ErrorCode, Link, Output, Relayed, Reply, Statu
 use baton_ipc::scoreboard::State;
 use clap::{CommandFactory, Parser};
 
-use crate::config::{Environment, Sources, VERSION, runtime_directories};
+use crate::config::{Environment, VERSION, runtime_directories};
 
 pub(crate) mod client;
 pub(crate) mod interrupt;
@@ -68,10 +67,7 @@ struct Arguments {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let environment = Environment::of_process();
-    let directories = match arguments.runtime_dir {
-        Some(directory) => vec![directory],
-        None => runtime_directories(&Sources { flags: BTreeMap::new(), file: None, environment: environment.clone() }),
-    };
+    let directories = runtime_directories(arguments.runtime_dir, &environment);
     let no_color = environment.get("NO_COLOR").is_some();
     let mut session = Session {
         directories,

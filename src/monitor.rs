@@ -3,7 +3,6 @@
 //! A thread ([`watcher`]) asks the supervisors over their control sockets, and `/metrics` for what only workers know. From
 //! what it finds the [`model`] is made, and from that a screen ([`view`]) or a line ([`plain`]).
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 
-use crate::config::{Environment, Sources, duration, runtime_directories};
+use crate::config::{Environment, runtime_directories, seconds};
 use crate::ctl::client::COLORS;
 
 mod exposition;
@@ -75,8 +74,7 @@ pub(crate) struct Options {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let text = if text.bytes().all(|byte| byte.is_ascii_digit()) { format!("{text}s") } else { text.to_owned() };
-    duration(&text, Duration::from_millis(100)..=Duration::from_secs(3600))
+    seconds(text, Duration::from_millis(100)..=Duration::from_secs(3600))
 }
 
 /// How to show it.
@@ -98,10 +96,7 @@ pub(crate) fn monitor(options: &Options, environment: Environment) -> ExitCode {
         }
     };
     let palette = Palette::of(&environment);
-    let directories = match &options.runtime_dir {
-        Some(directory) => vec![directory.clone()],
-        None => runtime_directories(&Sources { flags: BTreeMap::new(), file: None, environment }),
-    };
+    let directories = runtime_directories(options.runtime_dir.clone(), &environment);
     let place = Place { directories, color: options.color.clone() };
     let wanted = match form {
         // Objects of one kind.

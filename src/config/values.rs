@@ -31,6 +31,14 @@ pub(crate) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
     Some(Duration::from_millis(milliseconds)).filter(|d| range.contains(d)).ok_or_else(allowed)
 }
 
+/// A duration as [`duration`] reads it, or plain seconds.
+pub(crate) fn seconds(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    match digits(text) {
+        Some(_) => duration(&format!("{text}s"), range),
+        None => duration(text, range),
+    }
+}
+
 /// Parts in the order of their units, largest first and each at most once: `1m30s`, never `30s1m` or `1s1s`.
 fn parse_duration(text: &str) -> Option<u64> {
     let mut rest = text;

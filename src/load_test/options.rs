@@ -12,7 +12,7 @@ use super::expectation::Expect;
 use super::plan::Plan;
 use super::schedule::{Schedule, rate};
 use super::target::Target;
-use crate::config::{Environment, duration};
+use crate::config::{Environment, seconds};
 
 const MESSAGES: u64 = 10;
 const DURATION: Duration = Duration::from_secs(60);
@@ -171,9 +171,7 @@ fn share(all: u32, place: u32, processes: u32) -> u32 {
 
 /// A duration as everywhere, or plain seconds.
 fn time(text: &str) -> Result<Duration, String> {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let seconds = if plain { format!("{text}s") } else { text.to_owned() };
-    duration(&seconds, Duration::ZERO..=DAY)
+    seconds(text, Duration::ZERO..=DAY)
 }
 
 fn time_above_zero(text: &str) -> Result<Duration, String> {
