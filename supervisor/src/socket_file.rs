@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -15,7 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub(crate) struct SocketFile {
     pub(crate) path: PathBuf,
     identity: (u64, u64),
-    socket: Rc<UnixListener>,
+    socket: OwnedFd,
 }
 
 impl SocketFile {
@@ -34,12 +33,12 @@ impl SocketFile {
     /// One that listens already, and came from elsewhere.
     pub(crate) fn adopt(path: &Path, socket: OwnedFd) -> io::Result<SocketFile> {
         let identity = identity(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(SocketFile { path: path.to_owned(), identity, socket: Rc::new(socket.into()) })
+        Ok(SocketFile { path: path.to_owned(), identity, socket })
     }
 
     /// Another descriptor of the socket.
     pub(crate) fn socket(&self) -> io::Result<OwnedFd> {
-        Ok(self.socket.try_clone()?.into())
+        self.socket.try_clone()
     }
 
     /// Removes the file, unless it has become somebody else's.

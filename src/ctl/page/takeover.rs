@@ -6,8 +6,7 @@ use super::super::table::{Align, Cell, Paint, printable, table};
 
 /// From whom to whom, and the numbers. The steps were told as they happened.
 pub(crate) fn page(receipt: &TakeoverReceipt, colors: bool) -> String {
-    let took: u64 = receipt.steps.iter().map(|(_, ms)| ms).sum();
-    let mut text = format!("{} -> {} in {took}ms\n\n", name(&receipt.from), name(&receipt.to));
+    let mut text = format!("{} -> {} in {}ms\n\n", name(&receipt.from), name(&receipt.to), receipt.took_ms());
     text.push_str(&numbers(receipt, colors));
     if !receipt.drained.is_empty() {
         let reasons = receipt.drained.iter().map(|(why, n)| format!("{n} {}", printable(why)));
@@ -28,11 +27,10 @@ fn numbers(receipt: &TakeoverReceipt, colors: bool) -> String {
         ("LONGEST PAUSE", Align::Right),
         ("P99 PAUSE", Align::Right),
     ];
-    let drained: u64 = receipt.drained.iter().map(|(_, n)| n).sum();
     let unless_zero = |n: u64, paint| Cell(n.to_string(), if n > 0 { paint } else { Paint::Plain });
     let row = vec![
         receipt.handed.into(),
-        unless_zero(drained, Paint::Yellow),
+        unless_zero(receipt.all_drained(), Paint::Yellow),
         unless_zero(receipt.dropped, Paint::Red),
         milliseconds(receipt.longest_pause_us).into(),
         milliseconds(receipt.p99_pause_us).into(),

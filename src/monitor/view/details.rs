@@ -165,8 +165,7 @@ fn past<'a>(service: &Service, scene: &Scene<'_>) -> Vec<Line<'a>> {
     let Some(PastTakeover { seconds_ago, receipt }) = service.serving().and_then(|it| it.last_takeover.as_ref()) else {
         return vec![Line::styled("no takeover yet", scene.palette.dim())];
     };
-    let took: u64 = receipt.steps.iter().map(|(_, ms)| ms).sum();
-    let drained: u64 = receipt.drained.iter().map(|(_, n)| n).sum();
+    let (took, drained) = (receipt.took_ms(), receipt.all_drained());
     let [from, to] = [&receipt.from, &receipt.to].map(|generation| printable(&generation.color));
     let losses = format!("{} drained, {} dropped", words::whole(drained as f64), words::whole(receipt.dropped as f64));
     let style = match (receipt.dropped, drained) {

@@ -356,6 +356,18 @@ pub struct TakeoverReceipt {
     pub kept: bool,
 }
 
+impl TakeoverReceipt {
+    /// How long all steps took, in milliseconds.
+    pub fn took_ms(&self) -> u64 {
+        self.steps.iter().map(|(_, ms)| ms).sum()
+    }
+
+    /// Connections that were told to come back, for whatever reason.
+    pub fn all_drained(&self) -> u64 {
+        self.drained.iter().map(|(_, count)| count).sum()
+    }
+}
+
 /// A takeover that is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PastTakeover {

@@ -366,7 +366,7 @@ impl Supervisor<'_> {
             from = receipt.from.color,
             to = receipt.to.color,
             handed = receipt.handed,
-            drained = receipt.drained.iter().map(|(_, count)| count).sum::<u64>(),
+            drained = receipt.all_drained(),
             dropped = receipt.dropped,
             longest_pause_us = receipt.longest_pause_us,
             p99_pause_us = receipt.p99_pause_us,

@@ -20,7 +20,7 @@ impl Supervisor<'_> {
     pub(super) fn tally_receipt(&self, outcome: Outcome, receipt: &TakeoverReceipt, took: Duration) {
         let takeovers = self.board.takeovers(self.side);
         takeovers.fate(Fate::HandedOver).add(receipt.handed);
-        takeovers.fate(Fate::Drained).add(receipt.drained.iter().map(|(_, count)| count).sum());
+        takeovers.fate(Fate::Drained).add(receipt.all_drained());
         takeovers.fate(Fate::Dropped).add(receipt.dropped);
         if outcome == Outcome::Completed {
             takeovers.duration_ms().add(took.as_millis() as u64);

@@ -76,9 +76,7 @@ impl Supervisor<'_> {
             Err(error) => tracing::error!(%error, "cannot look at the new binary"),
         }
     }
-}
 
-impl Supervisor<'_> {
     /// The service is to end: what would take over from it must not serve on in its place.
     pub(crate) fn end_upgrade(&mut self) {
         if self.retired || self.peer.as_ref().is_some_and(|peer| peer.role == Role::Taking) {
