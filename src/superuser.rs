@@ -11,6 +11,7 @@ use clap::Args;
 use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 
 use crate::config::{Environment, PASSWORD_VARIABLE};
+use crate::ctl::page::{self, Align};
 
 /// The settings that say where superusers are kept.
 pub(crate) const SETTINGS: [&str; 6] =
@@ -155,11 +156,10 @@ fn table(all: &[(Name, Superuser)]) -> String {
     if all.is_empty() {
         return "there is no superuser\n".to_owned();
     }
-    let width = all.iter().map(|(name, _)| name.as_ref().len()).max().unwrap_or(0).max("USERNAME".len());
-    let mut text = format!("{:width$}  PASSWORD SET\n", "USERNAME");
-    for (name, superuser) in all {
+    let row = |(name, superuser): &(Name, Superuser)| {
         let changed = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(superuser.changed));
-        text += &format!("{:width$}  {changed}\n", name.as_ref());
-    }
-    text
+        vec![name.as_ref().into(), changed.into()]
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    page::table(&[("USERNAME", Align::Left), ("PASSWORD SET", Align::Left)], &rows, false)
 }

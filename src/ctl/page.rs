@@ -7,8 +7,8 @@ use baton_ipc::control::{ConnectionRow, Degraded, Order, Output, PeerStatus, Rel
 use baton_ipc::scoreboard::State;
 
 pub(crate) use self::takeover::page as receipt;
-use super::table::{Align, Cell, Paint, table};
-pub(crate) use super::table::{age, printable};
+pub(crate) use super::table::{Align, age, printable, table};
+use super::table::{Cell, Paint};
 use super::verbs::Verb;
 use crate::config::VERSION;
 

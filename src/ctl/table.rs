@@ -2,7 +2,7 @@
 
 /// Which side of a column its cells keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Align {
+pub(crate) enum Align {
     Left,
     Right,
 }
@@ -35,7 +35,7 @@ impl Paint {
 
 /// One cell.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Cell(pub(super) String, pub(super) Paint);
+pub(crate) struct Cell(pub(super) String, pub(super) Paint);
 
 impl<T: ToString> From<T> for Cell {
     fn from(value: T) -> Cell {
@@ -44,7 +44,7 @@ impl<T: ToString> From<T> for Cell {
 }
 
 /// Lines of equally wide columns, two spaces between them and none at the end.
-pub(super) fn table(columns: &[(&str, Align)], rows: &[Vec<Cell>], colors: bool) -> String {
+pub(crate) fn table(columns: &[(&str, Align)], rows: &[Vec<Cell>], colors: bool) -> String {
     let header = columns.iter().map(|(title, _)| Cell((*title).to_owned(), Paint::Bold)).collect();
     let lines: Vec<&Vec<Cell>> = std::iter::once(&header).chain(rows).collect();
     let width = |column: usize| {

@@ -23,16 +23,10 @@ pub(super) enum Level {
 }
 
 impl Level {
-    const ALL: [(&'static str, Level); 5] = [
-        ("ERROR", Level::Error),
-        ("WARN", Level::Warn),
-        ("INFO", Level::Info),
-        ("DEBUG", Level::Debug),
-        ("TRACE", Level::Trace),
-    ];
+    const ALL: [Level; 5] = [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace];
 
     fn named(name: &str) -> Option<Level> {
-        Level::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, level)| level)
+        Level::ALL.into_iter().find(|level| level.name() == name)
     }
 
     /// As the log spells it.

@@ -159,7 +159,12 @@ impl Model {
 
     /// Whether it answers now.
     pub(super) fn is_up(&self) -> bool {
-        self.outage.is_none() && self.service.is_some()
+        self.live().is_some()
+    }
+
+    /// The service, if it answers now.
+    pub(super) fn live(&self) -> Option<&Service> {
+        self.service.as_ref().filter(|_| self.outage.is_none())
     }
 
     fn learn(&mut self, at: Duration, service: &Service) {

@@ -14,9 +14,8 @@ use crate::ctl::page::printable;
 /// How it is, in one line, newline included.
 pub(super) fn text(model: &Model, now: SystemTime) -> String {
     let time = humantime::format_rfc3339_seconds(now);
-    let (service, outage) = (model.service.as_ref(), model.outage.as_ref());
-    let Some((service, status)) = service.filter(|_| outage.is_none()).and_then(|it| Some((it, it.serving()?))) else {
-        let reason = outage.map_or("nothing is known yet", String::as_str);
+    let Some((service, status)) = model.live().and_then(|it| Some((it, it.serving()?))) else {
+        let reason = model.outage.as_deref().unwrap_or("nothing is known yet");
         return format!("{time}  {}\n", printable(reason));
     };
     let serving = status.slots.iter().filter(|slot| slot.state == State::Serving).count();
@@ -59,8 +58,7 @@ pub(super) fn text(model: &Model, now: SystemTime) -> String {
 /// The same and more, as one JSON object a line.
 pub(super) fn json(model: &Model, now: SystemTime) -> String {
     let time = humantime::format_rfc3339_millis(now).to_string();
-    let up = model.service.as_ref().filter(|_| model.outage.is_none());
-    let object = match up {
+    let object = match model.live() {
         None => json!({ "timestamp": time, "up": false, "reason": model.outage }),
         Some(service) => json!({
             "timestamp": time,
