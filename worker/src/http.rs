@@ -44,7 +44,7 @@ fn answer<A: App>(
     let request_id = request_id(&request);
     let Handshake { shared, peer, .. } = handshake;
     let client = Client::of(*peer, request.headers(), &shared.hub.borrow().settings.trusted_proxies);
-    if names_its_host(&request) && admin::owns(request.uri().path()) {
+    if admin::owns(request.uri().path()) && names_its_host(&request) {
         // On the heap: clients that become WebSockets need no room for it.
         return Either::Right(Box::pin(admin::answer(shared, progress, request, request_id, client)));
     }

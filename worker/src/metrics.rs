@@ -264,18 +264,21 @@ const _: () = assert!(CPU_US < COUNTERS);
 const _: () = assert!(Gauge::LABELS.len() <= GAUGES && Gauge::Connections as usize == GAUGE_CONNECTIONS);
 const _: () = assert!(Gauge::Limit as usize == GAUGE_LIMIT);
 
+/// A counter of all slots.
+fn total(board: &Scoreboard, index: usize) -> u64 {
+    board.views().map(|(_, slot)| slot.counter(index)).sum()
+}
+
 /// A family's counters of all slots, by label.
 pub(crate) fn by_label(board: &Scoreboard, family: &Family) -> BTreeMap<&'static str, u64> {
-    let sum = |index| board.views().map(|(_, slot)| slot.counter(index)).sum();
-    family.values.iter().enumerate().map(|(i, label)| (*label, sum(family.first + i))).collect()
+    family.values.iter().enumerate().map(|(i, label)| (*label, total(board, family.first + i))).collect()
 }
 
 /// The upper bounds of a histogram's buckets, in the unit of its name, and what all slots have counted in each; one more
 /// is for what is over the last.
 pub(crate) fn buckets(board: &Scoreboard, histogram: &Histogram) -> (Vec<f64>, Vec<u64>) {
-    let sum = |index| board.views().map(|(_, slot)| slot.counter(index)).sum();
     let bounds = histogram.bounds.iter().map(|bound| *bound as f64 * histogram.factor).collect();
-    (bounds, (0..=histogram.bounds.len()).map(|i| sum(histogram.first + i)).collect())
+    (bounds, (0..=histogram.bounds.len()).map(|i| total(board, histogram.first + i)).collect())
 }
 
 /// One worker's numbers: it writes its own row.

@@ -79,10 +79,7 @@ impl Client {
         }
         client
     }
-}
 
-/// For logs: with the port, if it is connected to us.
-impl Client {
     /// Its address; none: it came over a Unix socket, or had left.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         match (self.forwarded, self.peer) {
@@ -93,6 +90,7 @@ impl Client {
     }
 }
 
+/// For logs: with the port, if it is connected to us.
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.forwarded, self.peer) {

@@ -27,7 +27,6 @@ mod sessions;
 mod visit;
 
 use std::convert::Infallible;
-use std::rc::Rc;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -86,7 +85,7 @@ pub(super) fn owns(path: &str) -> bool {
 
 /// Answers one request.
 pub(super) async fn answer<A: App>(
-    shared: &Rc<Shared<A>>,
+    shared: &Shared<A>,
     progress: &Progress,
     request: Request<Incoming>,
     request_id: Token,

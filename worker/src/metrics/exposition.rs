@@ -117,9 +117,7 @@ impl Snapshot {
             .encode_descriptor(histogram.name, histogram.help, None, MetricType::Histogram)?
             .encode_histogram::<NoLabelSet>(sum[0] as f64 * histogram.factor, count, &buckets, None)
     }
-}
 
-impl Snapshot {
     /// Counters of which each label value has a word of its own.
     fn counters<'a>(
         encoder: &mut DescriptorEncoder<'_>,

@@ -14,16 +14,17 @@ const LOOKED_AT: usize = 4096;
 impl Embedded {
     /// A session, if it has a record.
     pub(crate) fn session(&self, token: &Token) -> Result<Option<Found>, BackplaneError> {
-        let txn = self.env.read_txn()?;
-        let record = Record::get(self.sessions, &txn, token.key().as_ref(), self.expired_before(unix_seconds()))?;
-        Ok(record.map(|record| found(token.clone(), record)))
+        Ok(self.record(&token.key())?.map(|record| found(token.clone(), record)))
     }
 
     /// The count of a session as it is kept; 0 if there is no record.
     pub(crate) fn kept_count(&self, session: &Key) -> Result<u64, BackplaneError> {
+        Ok(self.record(session)?.map_or(0, |record| record.count))
+    }
+
+    fn record(&self, session: &Key) -> Result<Option<Record>, BackplaneError> {
         let txn = self.env.read_txn()?;
-        let record = Record::get(self.sessions, &txn, session.as_ref(), self.expired_before(unix_seconds()))?;
-        Ok(record.map_or(0, |record| record.count))
+        Ok(Record::get(self.sessions, &txn, session.as_ref(), self.expired_before(unix_seconds()))?)
     }
 
     /// The next sessions whose tokens begin with this, in the order of their keys: those behind `after`.
@@ -90,21 +91,11 @@ fn ranges(beginning: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         }
         key
     };
-    let uuid = |fill: char| {
-        let given = beginning.chars().enumerate();
-        let fits = |(at, c): (usize, char)| match at {
-            8 | 13 | 18 | 23 => c == '-',
-            0..36 => c.is_ascii_digit() || ('a'..='f').contains(&c),
-            _ => false,
-        };
-        if !given.clone().all(fits) {
-            return None;
-        }
-        let digits: String = beginning.chars().filter(|c| *c != '-').chain(std::iter::repeat(fill)).take(32).collect();
-        let value = u128::from_str_radix(&digits, 16).ok()?;
-        Some([b"u".as_slice(), &value.to_be_bytes()].concat())
+    let uuid = |fill: &str| match format!("{beginning}{}", fill.get(beginning.len()..)?).parse::<Token>() {
+        Ok(token @ Token::Uuid(_)) => Some(token.key().as_ref().to_vec()),
+        Ok(Token::Text(_)) | Err(_) => None,
     };
-    let uuids = uuid('0').zip(uuid('f'));
+    let uuids = uuid("00000000-0000-0000-0000-000000000000").zip(uuid("ffffffff-ffff-ffff-ffff-ffffffffffff"));
     std::iter::once((text(0), text(0xff))).chain(uuids).collect()
 }
 

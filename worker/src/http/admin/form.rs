@@ -26,6 +26,11 @@ impl Form {
     pub(super) fn get(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
+
+    /// Whether only a page that this visitor was shown can have sent it.
+    pub(super) fn is_ours<A: App>(&self, visit: &Visit<'_, A>) -> bool {
+        visit.cookie.as_ref().is_some_and(|cookie| cookie.accepts(&visit.admin.key, self.get(TOKEN)))
+    }
 }
 
 /// Reads it, whoever has sent it.
@@ -70,6 +75,5 @@ pub(super) async fn read_checked<A: App>(
     body: Incoming,
 ) -> Result<Form, Response> {
     let form = read(visit, progress, head, body).await?;
-    let is_ours = visit.cookie.as_ref().is_some_and(|cookie| cookie.accepts(&visit.admin.key, form.get(TOKEN)));
-    if is_ours { Ok(form) } else { Err(page::strange_form()) }
+    if form.is_ours(visit) { Ok(form) } else { Err(page::strange_form()) }
 }

@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use super::audit::{self, Action};
 use super::cookie::Cookie;
-use super::form::{Form, TOKEN};
+use super::form::Form;
 use super::visit::{Operator, Visit, now};
 use super::{Response, attempts, page};
 use crate::app::App;
@@ -65,8 +65,7 @@ fn show<A: App>(visit: &Visit<'_, A>, status: StatusCode, complaint: Option<&str
 
 /// Logs in whoever has sent the right name and password.
 pub(super) async fn log_in<A: App>(visit: &Visit<'_, A>, form: &Form) -> Response {
-    let is_ours = visit.cookie.as_ref().is_some_and(|cookie| cookie.accepts(&visit.admin.key, form.get(TOKEN)));
-    if !is_ours {
+    if !form.is_ours(visit) {
         return show(visit, StatusCode::FORBIDDEN, Some("This form was too old, or not from here. Please try again."));
     }
     let (given, password) = (form.get("username"), form.get("password"));

@@ -1,7 +1,7 @@
 //! What happens now: read off the scoreboard, whichever worker is asked.
 
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::notice::Notice;
 use super::visit::{Operator, Visit};
@@ -13,16 +13,11 @@ use crate::metrics::{self, DURATION, ERRORS, MESSAGES};
 /// The first page.
 pub(super) fn page<A: App>(visit: &Visit<'_, A>, operator: &Operator) -> Response {
     let notice = Notice::of_query(visit.query);
-    page::overview(operator, notice.as_ref(), &now(visit), &audit::last(visit))
+    page::overview(operator, notice.as_ref(), &status::value(visit.shared), &audit::last(visit))
 }
 
-/// The numbers of it, for its script.
+/// For its script: `/status`, and what the charts need beside it: counters, whose rates are for the page to draw.
 pub(super) fn live<A: App>(visit: &Visit<'_, A>) -> Response {
-    answer(StatusCode::OK, &now(visit))
-}
-
-/// `/status`, and what the charts need beside it: counters, whose rates are for the page to draw.
-fn now<A: App>(visit: &Visit<'_, A>) -> Value {
     let mut value = status::value(visit.shared);
     let hub = visit.shared.hub.borrow();
     let board = hub.metrics.board();
@@ -30,5 +25,5 @@ fn now<A: App>(visit: &Visit<'_, A>) -> Value {
     value["counters"] = json!({ "messages": messages, "errors": errors });
     let (bounds, counts) = metrics::buckets(board, &DURATION);
     value["duration"] = json!({ "bounds_seconds": bounds, "counts": counts });
-    value
+    answer(StatusCode::OK, &value)
 }

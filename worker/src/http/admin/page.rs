@@ -13,6 +13,7 @@ use super::Response;
 use super::form::TOKEN;
 use super::notice::Notice;
 use super::visit::Operator;
+use crate::heartbeat::rfc3339;
 use crate::http::with_body;
 
 pub(super) use overview::overview;
@@ -174,4 +175,10 @@ pub(super) fn unavailable(error: &dyn Display) -> Response {
     let mut response = message(StatusCode::SERVICE_UNAVAILABLE, "Not now", text, ("/admin/", "Try again"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(5));
     response
+}
+
+/// A moment, in seconds since 1970.
+fn time(seconds: u64) -> Markup {
+    let text = rfc3339(seconds * 1000);
+    html! { time datetime=(text) { (text) } }
 }

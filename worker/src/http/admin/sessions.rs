@@ -9,7 +9,7 @@ use super::page;
 use super::visit::{Operator, Visit};
 use crate::app::App;
 use crate::sessions::ResetError;
-use crate::token::{MAX_TOKEN, Token};
+use crate::token::Token;
 
 /// Sessions on one page.
 const ON_A_PAGE: usize = 50;
@@ -53,9 +53,7 @@ pub(super) fn place(path: &str) -> Option<Place> {
 pub(super) async fn list<A: App>(visit: &Visit<'_, A>, operator: &Operator) -> Response {
     let (beginning, after) = (visit.asks("q").unwrap_or_default(), visit.asks("after"));
     let beginning = beginning.trim();
-    let is_possible = beginning.len() <= MAX_TOKEN
-        && beginning.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if !is_possible {
+    if !beginning.is_empty() && beginning.parse::<Token>().is_err() {
         let notice = Notice::Text("Tokens are 1 to 64 characters of A-Z a-z 0-9 . _ -".to_owned());
         return page::sessions(operator, beginning, &[], None, Some(&notice));
     }

@@ -1,7 +1,6 @@
 //! One request: who asks, and from where.
 
 use std::net::IpAddr;
-use std::rc::Rc;
 
 use hyper::Request;
 use hyper::header::{self, HeaderValue};
@@ -16,7 +15,7 @@ use crate::token::Token;
 use crate::worker::Shared;
 
 pub(super) struct Visit<'a, A: App> {
-    pub(super) shared: &'a Rc<Shared<A>>,
+    pub(super) shared: &'a Shared<A>,
     pub(super) admin: &'a Admin,
     /// The client's address; none: it came over a Unix socket.
     pub(super) address: Option<IpAddr>,
@@ -36,7 +35,7 @@ pub(super) struct Operator {
 
 impl<'a, A: App> Visit<'a, A> {
     pub(super) fn new(
-        shared: &'a Rc<Shared<A>>,
+        shared: &'a Shared<A>,
         admin: &'a Admin,
         head: &'a Request<()>,
         request_id: &'a Token,

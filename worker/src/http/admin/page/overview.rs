@@ -4,7 +4,7 @@ use hyper::StatusCode;
 use maud::html;
 use serde_json::Value;
 
-use super::{Notice, Operator, Response, framed, token};
+use super::{Notice, Operator, Response, framed, time, token};
 use crate::heartbeat::{rfc3339, wall_ms};
 use crate::http::admin::audit::Entry;
 
@@ -82,7 +82,7 @@ pub(in crate::http::admin) fn overview(
             ol.acts {
                 @for act in acts {
                     li {
-                        time datetime=(rfc3339(act.at * 1000)) { (rfc3339(act.at * 1000)) }
+                        (time(act.at))
                         " " b { (act.user.as_deref().unwrap_or("somebody")) }
                         " " span { (act.action) }
                         @if let Some(session) = &act.session { " " code { (session) } }

@@ -4,8 +4,7 @@ use baton_ipc::control::ConnectionRow;
 use hyper::StatusCode;
 use maud::{Markup, html};
 
-use super::{Notice, Operator, Response, framed, token};
-use crate::heartbeat::rfc3339;
+use super::{Notice, Operator, Response, framed, time, token};
 use crate::sessions::Found;
 use crate::token::Token;
 
@@ -129,11 +128,6 @@ fn connections_table(rows: &[ConnectionRow], connections: Option<u64>) -> Markup
 
 fn number(number: Option<u64>) -> String {
     number.map_or("–".to_owned(), |number| number.to_string())
-}
-
-fn time(seconds: u64) -> Markup {
-    let text = rfc3339(seconds * 1000);
-    html! { time datetime=(text) { (text) } }
 }
 
 fn age(seconds: f64) -> String {
