@@ -89,7 +89,7 @@ pub struct Connection {
     /// The slot that serves it.
     pub slot: u16,
     /// The client's address.
-    pub peer: String,
+    pub client: String,
 }
 
 /// What a takeover says of itself.
@@ -177,6 +177,8 @@ fn ask(socket: &Path, command: Command, patience: Duration) -> io::Result<Output
 
 #[cfg(test)]
 mod tests {
+    use baton_ipc::control;
+
     use super::*;
 
     #[test]
@@ -191,6 +193,25 @@ mod tests {
         assert!(receipt.is_complete());
         assert!(!Receipt { drained: vec![("no room".to_owned(), 1)], ..receipt.clone() }.is_complete());
         assert!(!Receipt { dropped: 1, ..receipt }.is_complete());
+    }
+
+    #[test]
+    fn connections_are_read_as_baton_writes_them() {
+        let row = control::ConnectionRow {
+            slot: 3,
+            connection_id: "498d9818ebb65b16".to_owned(),
+            session_uuid: "client-1".to_owned(),
+            client: "127.0.0.1:48970".to_owned(),
+            age_seconds: 8.6,
+            messages: 84,
+            queued_bytes: 0,
+        };
+        let output = control::Output::Connections { total: 1, rows: vec![row] };
+        let line = serde_json::to_string(&control::Reply::Done { output }).unwrap();
+        let Reply::Done { output: Output::Connections { rows } } = serde_json::from_str(&line).unwrap() else {
+            panic!("no connections: {line}");
+        };
+        assert_eq!(rows, [Connection { slot: 3, client: "127.0.0.1:48970".to_owned() }]);
     }
 
     #[test]

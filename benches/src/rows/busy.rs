@@ -101,8 +101,8 @@ fn client(
     let all = ["load", &address, "--connections", CONNECTIONS, "--choose"];
     let mut client = bench.programs.client(core, all.into_iter().chain(arguments.iter().copied()))?;
     let own: HashSet<String> = serde_json::from_str(&client.line(PATIENCE)?)?;
-    let served = server.connections()?.into_iter().filter(|connection| own.contains(&connection.peer));
-    let wanted: Vec<String> = served.filter(|connection| wants(connection.slot)).map(|wanted| wanted.peer).collect();
+    let served = server.connections()?.into_iter().filter(|connection| own.contains(&connection.client));
+    let wanted: Vec<String> = served.filter(|connection| wants(connection.slot)).map(|wanted| wanted.client).collect();
     client.tell(&serde_json::to_string(&wanted)?)?;
     Ok(client)
 }
