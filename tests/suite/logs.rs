@@ -15,7 +15,7 @@ fn shipped(directory: &Path, reopen: &str) -> String {
         assert!(text.contains(shipped), "the shipped file has no {shipped:?}");
         text.replace(shipped, changed)
     };
-    let text = change(text.to_owned(), "/var/log/baton/*.log", &format!("{}/*.log", directory.display()));
+    let text = change(text.to_owned(), "/var/log/baton/", &format!("{}/", directory.display()));
     let text = change(text, "su baton baton\n", "\n");
     change(text, "batonctl reopen-logs", reopen)
 }
