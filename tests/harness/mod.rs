@@ -7,6 +7,7 @@ pub mod browser;
 pub mod client;
 pub mod example;
 pub mod http;
+pub mod lines;
 pub mod lmdb;
 pub mod machine;
 pub mod mount;

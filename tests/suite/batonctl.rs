@@ -1,9 +1,8 @@
 //! `batonctl` against a service that runs: every command, its words and its exit codes, the shell.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 use baton_ipc::channel::PROTOCOL_VERSION;
 use baton_ipc::control::{CONTROL_VERSION, ConnectionRow, Link, Output as Answer, Reply};
@@ -14,6 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::harness::client::{QUIET, Raw, soon};
+use crate::harness::lines::Lines;
 use crate::harness::service::Builder;
 use crate::harness::terminal::Terminal;
 use crate::harness::{Client, SOON, Service, eventually};
@@ -419,38 +419,18 @@ fn a_signal_reaches_the_workers_named() {
 }
 
 /// `tail --follow`, line by line.
-struct Follower {
-    child: Child,
-    lines: Receiver<String>,
-}
+struct Follower(Lines);
 
 impl Follower {
     fn start(service: &Service, args: &[&str]) -> Follower {
-        let mut child = command(service, args).stdout(Stdio::piped()).spawn().expect("batonctl runs");
-        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        let (sender, lines) = mpsc::channel();
-        // It ends with its command, or when nobody listens any more.
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Follower { child, lines }
+        Follower(Lines::start(command(service, args)))
     }
 
     /// The next line with this message.
     #[track_caller]
     fn wait_for(&mut self, message: &str) -> Value {
-        loop {
-            let line = self.lines.recv_timeout(SOON).unwrap_or_else(|error| panic!("no {message:?}: {error}"));
-            let line: Value = serde_json::from_str(&line).expect("JSON");
-            if line["message"] == message {
-                return line;
-            }
-        }
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let parse = |line: &str| serde_json::from_str::<Value>(line).expect("JSON");
+        parse(&self.0.wait_for(message, |line| parse(line)["message"] == message))
     }
 }
 
@@ -504,7 +484,6 @@ fn the_log_is_followed_over_restarts_and_takeovers() {
     let died = all.wait_for("worker died");
     assert_eq!((&died["color"], &died["slot"]), (&json!("green"), &json!(0)), "{died}");
     ctl(&green, &["shutdown"], 0);
-    // In the order of their times, the supervisor's and the workers' together.
     let text = ctl(&green, &["tail", "-n", "1000", "all"], 4);
     assert!(text.contains("no supervisor answers"), "{text}");
 }

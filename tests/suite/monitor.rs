@@ -2,12 +2,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
+use crate::harness::lines::Lines;
 use crate::harness::procfs::cpu_time;
 use crate::harness::service::{Builder, baton, die_with_us, forget_settings};
 use crate::harness::terminal::Terminal;
@@ -232,38 +233,10 @@ fn at_rest_it_costs_next_to_nothing() {
     assert_over(terminal, 0);
 }
 
-/// A monitor whose standard output is read. Dropping it kills it.
-struct Piped {
-    child: Child,
-    lines: std::io::Lines<BufReader<ChildStdout>>,
-}
-
-impl Piped {
-    fn start(mut command: Command) -> Piped {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("it starts");
-        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        Piped { child, lines }
-    }
-
-    /// The first line to come of which this holds. The suite's own time limit ends a wait for one that never comes.
-    #[track_caller]
-    fn wait_for(&mut self, what: &str, holds: impl Fn(&str) -> bool) -> String {
-        let found = self.lines.by_ref().map_while(Result::ok).find(|line| holds(line));
-        found.unwrap_or_else(|| panic!("it ended without {what}"))
-    }
-}
-
-impl Drop for Piped {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn in_a_pipe_there_are_lines_and_they_tell_when_the_service_is_gone() {
     let service = two_workers().start();
-    let mut piped = Piped::start(monitor(service.dir(), &[]));
+    let mut piped = Lines::start(monitor(service.dir(), &[]));
     let line = piped.wait_for("a line", |line| line.contains("blue running"));
     assert!(line.contains("  workers 2/2  connections 0  messages/s 0.0"), "{line}");
     piped.wait_for("the log", |line| line.contains("INFO  blue supervisor: running"));
@@ -274,7 +247,7 @@ fn in_a_pipe_there_are_lines_and_they_tell_when_the_service_is_gone() {
 #[tokio::test]
 async fn the_log_alone_follows_all_processes() {
     let service = two_workers().start();
-    let mut piped = Piped::start(monitor(service.dir(), &["--logs-only"]));
+    let mut piped = Lines::start(monitor(service.dir(), &["--logs-only"]));
     piped.wait_for("the supervisor", |line| line.contains("blue supervisor: running"));
     let mut client = Client::connect(&service.url()).await;
     client.send("x").await;
@@ -293,14 +266,14 @@ async fn the_log_alone_follows_all_processes() {
 #[test]
 fn json_is_one_object_a_line() {
     let service = two_workers().start();
-    let mut piped = Piped::start(monitor(service.dir(), &["--json"]));
+    let mut piped = Lines::start(monitor(service.dir(), &["--json"]));
     for _ in 0..2 {
         let line = piped.wait_for("a line", |_| true);
         let object: Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!((&object["up"], &object["connections"]), (&true.into(), &0.into()));
         assert_eq!(object["generations"][0]["slots"].as_array().map(Vec::len), Some(2));
     }
-    let mut logs = Piped::start(monitor(service.dir(), &["--json", "--logs-only"]));
+    let mut logs = Lines::start(monitor(service.dir(), &["--json", "--logs-only"]));
     let line = logs.wait_for("a line", |line| line.contains("\"running\""));
     let object: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!((&object["level"], &object["color"]), (&"INFO".into(), &"blue".into()));

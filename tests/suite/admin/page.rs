@@ -79,8 +79,6 @@ async fn a_session_is_found_and_its_client_disconnected() {
         }
     }
     let mut browser = enter(&service).await;
-    // What a button asks.
-    browser.evaluate("window.confirm = () => true").await;
     browser.click("nav a[href='/admin/sessions']").await;
     browser.wait_for("document.readyState === 'complete' && document.querySelectorAll('tbody tr').length === 3").await;
     browser.screenshot("admin-sessions").await;
@@ -96,6 +94,7 @@ async fn a_session_is_found_and_its_client_disconnected() {
     browser.settle().await;
     browser.screenshot("admin-session-phone").await;
     assert_fits(&mut browser, 375).await;
+    // What a button asks.
     browser.evaluate("window.confirm = () => false").await;
     browser.click("#disconnect").await;
     browser.evaluate("window.confirm = () => true").await;
@@ -110,7 +109,7 @@ async fn a_session_is_found_and_its_client_disconnected() {
     assert_eq!(frame.reason.as_str(), "disconnected by the operator");
     browser.resize(1280, 800).await;
     browser.click("nav a[href='/admin/']").await;
-    browser.wait_for("document.readyState === 'complete' && document.querySelector('#message') && document.readyState === 'complete'").await;
+    browser.wait_for("document.readyState === 'complete' && document.querySelector('#message')").await;
     browser.evaluate("window.confirm = () => true").await;
     browser.click("#message").await;
     browser.type_in("Lunch at noon").await;
