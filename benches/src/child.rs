@@ -101,10 +101,21 @@ impl Running {
     /// # Errors
     /// It is gone.
     pub fn yield_to_others(&self) -> io::Result<()> {
-        let parameters = libc::sched_param { sched_priority: 0 };
+        self.schedule(libc::SCHED_IDLE, 0)
+    }
+
+    /// From now on it runs as soon as it can, whatever its core is busy with (`SCHED_FIFO`, sched(7)).
+    ///
+    /// # Errors
+    /// It is gone, or `CAP_SYS_NICE` is missing.
+    pub fn go_before_others(&self) -> io::Result<()> {
+        self.schedule(libc::SCHED_FIFO, 1)
+    }
+
+    fn schedule(&self, policy: libc::c_int, sched_priority: libc::c_int) -> io::Result<()> {
+        let parameters = libc::sched_param { sched_priority };
         // SAFETY: the pointer is to a value that lives for as long as the call, which only reads it.
-        let outcome =
-            unsafe { libc::sched_setscheduler(self.pid().cast_signed(), libc::SCHED_IDLE, &raw const parameters) };
+        let outcome = unsafe { libc::sched_setscheduler(self.pid().cast_signed(), policy, &raw const parameters) };
         Ok(Errno::result(outcome).map(drop)?)
     }
 

@@ -10,6 +10,7 @@ pub mod redis;
 pub mod scale;
 pub mod storm;
 pub mod takeover;
+mod talker;
 
 use crate::cores;
 use crate::targets::Programs;

@@ -6,9 +6,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::child::Running;
-use crate::client::orders::Order;
+use crate::client::load::LoadReport;
 use crate::client::paced::PacedReport;
 use crate::rows::Bench;
+use crate::rows::talker::Talker;
 use crate::table::Row;
 use crate::targets::Server;
 use crate::{cores, procfs};
@@ -70,23 +71,22 @@ fn run(bench: &Bench, busy: usize, other: usize) -> io::Result<Outcome> {
     let seconds = STRETCH.as_secs_f64().to_string();
     let mut flood = client(bench, &server, Some(busy), &["--depth", "16", "--seconds", &seconds], |slot| slot == BUSY)?;
     flood.line(PATIENCE)?;
-    let mut others = client(bench, &server, Some(other), &["--rate", RATE], |slot| slot != BUSY)?;
-    others.line(PATIENCE)?;
+    let mut others = Talker::of(client(bench, &server, Some(other), &["--rate", RATE], |slot| slot != BUSY)?)?;
 
-    others.tell(Order::Mark.word())?;
-    sleep(STRETCH);
-    others.tell(Order::Unmark.word())?;
+    others.marked(|| {
+        sleep(STRETCH);
+        Ok(())
+    })?;
     let (idle, begun) = (procfs::idle(busy)?, Instant::now());
-    others.tell(Order::Mark.word())?;
-    flood.tell("go")?;
-    let report: crate::client::load::LoadReport = serde_json::from_str(&flood.line(PATIENCE)?)?;
-    others.tell(Order::Unmark.word())?;
+    let report: LoadReport = others.marked(|| {
+        flood.tell("go")?;
+        Ok(serde_json::from_str(&flood.line(PATIENCE)?)?)
+    })?;
     let idle = procfs::idle(busy)?.saturating_sub(idle).as_secs_f64() / begun.elapsed().as_secs_f64();
-    others.tell(Order::Stop.word())?;
-    let others_report = serde_json::from_str(&others.line(PATIENCE)?)?;
-    drop((flood, others));
+    let others = others.finish()?;
+    drop(flood);
     server.shut_down(PATIENCE)?;
-    Ok(Outcome { others: others_report, share: 1.0 - idle, flood_per_second: report.messages as f64 / report.seconds })
+    Ok(Outcome { others, share: 1.0 - idle, flood_per_second: report.messages as f64 / report.seconds })
 }
 
 /// A load client with the connections that are served by the slots of its choice.

@@ -4,15 +4,14 @@ use std::io;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::child::Running;
 use crate::client::heartbeat::HeartbeatReport;
-use crate::client::orders::Order;
 use crate::client::pace::Latencies;
 use crate::client::paced::PacedReport;
 use crate::procfs::{self, Cpu};
 use crate::rows::Bench;
-use crate::rows::crowd::{Crowd, Kind};
+use crate::rows::crowd::Kind;
 use crate::rows::idle::{self, FIRST, SETTLE};
+use crate::rows::talker::Talker;
 use crate::table::Row;
 use crate::targets::Server;
 
@@ -141,7 +140,7 @@ fn run(bench: &Bench, connections: usize, workers: u16) -> io::Result<Figures> {
         core: bench.client_core,
     }
     .open(bench, server.address, connections)?;
-    // The active client is not to wait until they have read their heartbeats.
+    // Who talks is not to wait until they have read their heartbeats.
     crowd.yield_to_others()?;
     sleep(SETTLE);
     let each = |now: u64, before: u64| (now as f64 - before as f64) / connections as f64;
@@ -161,21 +160,19 @@ fn run(bench: &Bench, connections: usize, workers: u16) -> io::Result<Figures> {
     crowd.lines()?;
     let beat_cpu = Duration::from_nanos(cpu(&server)?.since(before).spent_ns);
 
-    let mut talker = talk(bench, &server)?;
+    let mut talker = Talker::begin(bench, &server.address.to_string(), ACTIVE, RATE)?;
     let mut dues = vec![due];
     for _ in 0..BEATS {
         let due = due_after(AHEAD);
         sleep_until(due);
-        talker.tell(Order::Mark.word())?;
-        crowd.lines()?;
-        talker.tell(Order::Unmark.word())?;
+        talker.marked(|| crowd.lines())?;
         dues.push(due);
     }
-    talker.tell(Order::Stop.word())?;
-    let active = serde_json::from_str(&talker.line(PATIENCE)?)?;
+    let active = talker.finish()?;
     let reports: Vec<HeartbeatReport> = crowd.reports()?;
     let fan_out = dues.iter().enumerate().skip(1).map(|(nth, due)| last(&reports, nth).saturating_sub(*due)).collect();
-    finish(server, crowd, talker)?;
+    crowd.wait()?;
+    server.shut_down(PATIENCE)?;
     let complete = reports.iter().all(|report| {
         let whole = |beat: &crate::client::heartbeat::Beat| beat.received == report.connections && beat.doubled == 0;
         report.beats.len() == 1 + BEATS && report.beats.iter().all(whole)
@@ -183,25 +180,10 @@ fn run(bench: &Bench, connections: usize, workers: u16) -> io::Result<Figures> {
     Ok(Figures { connections, user, kernel, spread, rest, beat_cpu, fan_out, complete, active })
 }
 
-/// A client that talks on connections of its own, all the time.
-fn talk(bench: &Bench, server: &Server) -> io::Result<Running> {
-    let (address, active, rate) = (server.address.to_string(), ACTIVE.to_string(), RATE.to_string());
-    let arguments = ["load", &address, "--connections", &active, "--rate", &rate];
-    let mut talker = bench.programs.client(bench.client_core, arguments)?;
-    talker.line(PATIENCE)?;
-    Ok(talker)
-}
-
 /// When the last client had the `nth` heartbeat, since 1970.
 fn last(reports: &[HeartbeatReport], nth: usize) -> Duration {
     let times = reports.iter().filter_map(|report| report.beats.get(nth)).map(|beat| beat.last_us);
     Duration::from_micros(times.max().unwrap_or(0))
-}
-
-fn finish(server: Server, crowd: Crowd, talker: Running) -> io::Result<()> {
-    drop(talker);
-    crowd.wait()?;
-    server.shut_down(PATIENCE).map(drop)
 }
 
 fn cpu(server: &Server) -> io::Result<Cpu> {

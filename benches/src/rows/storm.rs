@@ -5,22 +5,22 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::client::arrivals::ArrivalReport;
-use crate::client::orders::Order;
 use crate::client::pace::Latencies;
 use crate::client::paced::PacedReport;
 use crate::procfs;
 use crate::rows::Bench;
 use crate::rows::crowd::Kind;
+use crate::rows::talker::Talker;
 use crate::table::Row;
 
 const WORKERS: u16 = 4;
 const PER_CLIENT: usize = 10_000;
 /// Connections that talk meanwhile, and messages a second over all of them.
-const ACTIVE: &str = "1000";
-const RATE: &str = "2000";
+const ACTIVE: usize = 1_000;
+const RATE: u64 = 2_000;
 /// Between one storm and the next, and before the first: what is left of one is over.
 const BETWEEN: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One storm.
 struct Storm {
@@ -56,28 +56,22 @@ pub fn measure(bench: &Bench) -> Vec<Row> {
 
 fn run(bench: &Bench, connects: usize, rounds: usize) -> io::Result<(Vec<Storm>, PacedReport)> {
     let server = bench.programs.baton(WORKERS, "30s")?.start(bench.server_core)?;
-    let address = server.address.to_string();
-    let arguments = ["load", &address, "--connections", ACTIVE, "--rate", RATE];
-    let mut talker = bench.programs.client(bench.client_core, arguments)?;
-    talker.line(PATIENCE)?;
+    let mut talker = Talker::begin(bench, &server.address.to_string(), ACTIVE, RATE)?;
     let kind = Kind { mode: "storm", arguments: &[], per_client: PER_CLIENT, core: bench.client_core };
     let mut storms = Vec::new();
     for _ in 0..rounds {
         sleep(BETWEEN);
         let mut crowd = kind.open(bench, server.address, connects)?;
-        // The talker is to see what the service does, and not what its own core is busy with.
         crowd.yield_to_others()?;
         let before = procfs::listen_overflows()?;
-        talker.tell(Order::Mark.word())?;
-        crowd.tell("go")?;
-        let clients = crowd.reports()?;
-        talker.tell(Order::Unmark.word())?;
+        let clients = talker.marked(|| {
+            crowd.tell("go")?;
+            crowd.reports()
+        })?;
         storms.push(Storm { clients, overflows: procfs::listen_overflows()?.saturating_sub(before) });
         crowd.wait()?;
     }
-    talker.tell(Order::Stop.word())?;
-    let active = serde_json::from_str(&talker.line(PATIENCE)?)?;
-    drop(talker);
+    let active = talker.finish()?;
     server.shut_down(PATIENCE)?;
     Ok((storms, active))
 }

@@ -4,20 +4,19 @@ use std::io;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::client::orders::Order;
 use crate::client::paced::PacedReport;
 use crate::control::Receipt;
 use crate::generations::Generations;
 use crate::rows::Bench;
+use crate::rows::talker::Talker;
 use crate::table::Row;
 
 const WORKERS: u16 = 4;
-const CONNECTIONS: u64 = 5_000;
+const CONNECTIONS: usize = 5_000;
 /// Messages a second over all connections: each sends one a second.
 const RATE: u64 = 5_000;
 /// Load before each takeover, in which every connection has its turn.
 const BEFORE: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The three figures of one run, in which each generation takes over from the one before.
 pub(super) fn measure(bench: &Bench) -> Vec<Row> {
@@ -31,27 +30,22 @@ pub(super) fn measure(bench: &Bench) -> Vec<Row> {
 
 fn run(bench: &Bench) -> io::Result<(Vec<Receipt>, PacedReport)> {
     let mut generations = Generations::begin(bench.programs.baton(WORKERS, "30s")?, bench.server_core)?;
-    let (address, connections, rate) = (generations.address().to_string(), CONNECTIONS.to_string(), RATE.to_string());
-    let arguments = ["load", &address, "--connections", &connections, "--rate", &rate];
-    let mut client = bench.programs.client(bench.client_core, arguments)?;
-    client.line(PATIENCE)?;
+    let mut talker = Talker::begin(bench, &generations.address().to_string(), CONNECTIONS, RATE)?;
     let mut receipts = Vec::new();
     for _ in 0..bench.rounds {
         let next = generations.standby()?;
         sleep(BEFORE);
-        client.tell(Order::Mark.word())?;
-        let relieved = generations.promote(next)?;
-        client.tell(Order::Unmark.word())?;
+        let relieved = talker.marked(|| generations.promote(next))?;
         receipts.push(relieved.gone()?);
     }
-    client.tell(Order::Stop.word())?;
-    let report = serde_json::from_str(&client.line(PATIENCE)?)?;
+    let report = talker.finish()?;
     generations.shut_down()?;
     Ok((receipts, report))
 }
 
 fn rows([whole, pause, latency]: [String; 3], receipts: &[Receipt], report: &PacedReport) -> Vec<Row> {
-    let all = receipts.iter().all(|receipt| receipt.handed == CONNECTIONS) && report.marked.len() == receipts.len();
+    let all =
+        receipts.iter().all(|receipt| receipt.handed == CONNECTIONS as u64) && report.marked.len() == receipts.len();
     let of = |figure: fn(&Receipt) -> f64| receipts.iter().map(figure).collect::<Vec<f64>>();
     let list = |figures: &mut dyn Iterator<Item = u32>| {
         figures.map(|us| format!("{:.1}", f64::from(us) / 1e3)).collect::<Vec<_>>().join(", ")
