@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Follows the logs of the supervisor and all workers.
+# Follows the log of the supervisor and all workers, also those of the next generation.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "$0")/env.sh"
-exec tail --quiet -n 20 -F "${BATON_LOG_DIR:-$here/log}"/*
+exec target/release/batonctl tail --follow all

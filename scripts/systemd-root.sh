@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-release=bookworm packages=systemd,systemd-sysv,dbus,procps,iproute2 edition=1
+release=bookworm packages=systemd,systemd-sysv,dbus,procps,iproute2,make,nginx,sudo edition=2
 cache=${SYSTEMD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/baton/systemd}
 # Named after what is in it: another list of packages is another edition.
 root=$cache/$release-$edition
@@ -24,4 +24,6 @@ debian "$release" "$packages"
 rm -f "$build/etc/hostname" "$build/etc/resolv.conf"
 systemctl --quiet --root="$build" mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
   fstrim.timer systemd-timesyncd.service getty.target console-getty.service
+# It is there for whoever starts it.
+systemctl --quiet --root="$build" disable nginx.service
 keep_root

@@ -5,7 +5,9 @@ cd "$(dirname "$0")/.."
 scripts/needs.sh cc=gcc make=make curl=curl chromium=chromium debootstrap=debootstrap python3=python3 setpriv=util-linux \
   redis-server=redis-server redis-cli=redis-tools openssl=openssl nginx=nginx ip=iproute2 logrotate=logrotate prometheus=prometheus \
   systemd-nspawn=systemd-container \
-  man=man-db dpkg-shlibdeps=dpkg-dev fish=fish zsh=zsh
+  git=git man=man-db dpkg-shlibdeps=dpkg-dev fish=fish zsh=zsh
+# It has no command of its own.
+python3 -c 'import websockets' 2>/dev/null || scripts/needs.sh websockets=python3-websockets
 # Each test opens what it needs; the limit is per process.
 ulimit -n "$(ulimit -Hn)"
 scripts/autobahn-root.sh

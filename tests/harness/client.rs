@@ -66,10 +66,14 @@ impl Client {
         serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {message:?}"))
     }
 
-    /// The next message, which must be a count.
+    /// The next message but for heartbeats, which come when they are due; it must be a count.
     pub async fn count(&mut self) -> u64 {
-        let json = self.json().await;
-        json["count"].as_u64().unwrap_or_else(|| panic!("no count: {json}"))
+        loop {
+            let json = self.json().await;
+            if heartbeat(&json).is_none() {
+                return json["count"].as_u64().unwrap_or_else(|| panic!("no count: {json}"));
+            }
+        }
     }
 
     /// Closes, and waits for the server's answer.

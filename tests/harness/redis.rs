@@ -32,6 +32,8 @@ pub struct Setup {
     password: Option<String>,
     tls: bool,
     sentinel: bool,
+    /// Where, if that matters.
+    address: Option<SocketAddr>,
 }
 
 /// A private Redis server. Its address and data stay its own while it is down; dropping it kills it.
@@ -46,7 +48,7 @@ pub struct Redis {
 impl Setup {
     /// A server that keeps nothing on disk.
     pub fn new() -> Setup {
-        let setup = Setup { lines: Vec::new(), password: None, tls: false, sentinel: false };
+        let setup = Setup { lines: Vec::new(), password: None, tls: false, sentinel: false, address: None };
         // Who looks from outside is let in, whatever a test does to the user that the service is.
         setup.with("user", "lab on nopass ~* &* +@all").with("save", "\"\"").with("appendonly", "no")
     }
@@ -74,6 +76,12 @@ impl Setup {
         self
     }
 
+    /// Here, and not where nobody else is.
+    pub fn at(mut self, address: SocketAddr) -> Setup {
+        self.address = Some(address);
+        self
+    }
+
     /// Starts it and waits until it answers.
     #[track_caller]
     pub fn start(self) -> Redis {
@@ -85,7 +93,7 @@ impl Setup {
     #[track_caller]
     fn spawn(self) -> Redis {
         let dir = tempfile::Builder::new().prefix("baton-redis-").tempdir().expect("a temporary directory");
-        let address = free_address();
+        let address = self.address.unwrap_or_else(free_address);
         if self.tls {
             tls::make_certificates(dir.path(), "redis", address.ip());
         }

@@ -1,10 +1,11 @@
 //! A program on a terminal (pty(7)), and somebody who types.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::num::NonZero;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -125,6 +126,22 @@ impl Terminal {
         !other && !hidden && modes.contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
     }
 
+    /// Whether it has ended, and how; or what each of its threads waits for (`proc_pid_syscall(5)`).
+    fn state(&mut self) -> String {
+        match self.child.try_wait() {
+            Ok(None) => {}
+            ended => return format!("{ended:?}"),
+        }
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let file = |thread: &Path, name| fs::read_to_string(thread.join(name)).unwrap_or_default();
+        let each = threads.map(|thread| {
+            let path = thread.path();
+            let (name, doing) = (file(&path, "comm"), file(&path, "syscall"));
+            format!("{} in system call {}", name.trim(), doing.trim())
+        });
+        each.collect::<Vec<_>>().join("; ")
+    }
+
     /// The program.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id() as i32)
@@ -155,6 +172,7 @@ impl Drop for Terminal {
         if thread::panicking() {
             eprintln!("--- shown:\n{}", self.picture.lock().map(|it| it.screen().contents()).unwrap_or_default());
             eprintln!("--- the terminal:\n{}", self.screen.lock().map(|text| text.clone()).unwrap_or_default());
+            eprintln!("--- the program: {}", self.state());
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -25,6 +25,7 @@ mod package;
 mod page;
 mod promote;
 mod protocol;
+mod readme;
 mod redis;
 mod shutdown;
 mod store;

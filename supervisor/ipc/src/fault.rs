@@ -22,5 +22,6 @@ pub fn point(name: &str) {
     }
 }
 
+/// Nothing.
 #[cfg(not(debug_assertions))]
 pub fn point(_name: &str) {}
