@@ -277,7 +277,7 @@ impl Somebody {
     fn type_in(&self, command: &str, turns: &[(&str, &str)]) {
         let mut terminal = Terminal::start(self.checkout.command(command));
         for (shown, typed) in turns {
-            terminal.wait_for(shown);
+            terminal.wait_shown(shown);
             terminal.type_in(typed);
         }
         assert!(terminal.wait().success(), "{command}");
@@ -307,7 +307,8 @@ fn in_a_clone() {
     }
     // A network in which the ports that README names are free, and its addresses are this machine's.
     in_network_of(&["10.0.0.5/32"], || {
-        let redis = Setup::new().at(REDIS.parse().expect("an address")).start();
+        // Without a password, which the URL has not, it takes clients from other machines only like this.
+        let redis = Setup::new().with("protected-mode", "no").at(REDIS.parse().expect("an address")).start();
         let mut somebody = Somebody::new();
         for (shown, deed) in commands_of(Place::Clone) {
             somebody.act(&shown, deed);
@@ -375,10 +376,6 @@ fn install(place: Place) -> (Machine, tempfile::TempDir) {
         }
     }
     somewhere.expect("something is installed")
-}
-
-fn workers(machine: &Machine) -> usize {
-    machine.status("blue").expect("baton@blue answers").slots.len()
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod check;
 mod connection;
 mod failure;
 mod line;
+mod refusal;
 mod sentinel;
 mod settings;
 mod subscription;

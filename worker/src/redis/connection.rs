@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::address::{Credentials, Node, Place};
 use super::settings::{Settings, read_ca};
 use super::subscription::Inbox;
-use super::{Failure, Reason, sentinel};
+use super::{Failure, Reason, refusal, sentinel};
 
 /// Connecting takes several answers, and is not what a client waits for.
 const LEAST_TO_CONNECT: Duration = Duration::from_secs(1);
@@ -122,17 +122,32 @@ impl Connector {
 
     /// To this server, as the user of the address.
     pub(super) async fn to_node(&self, node: &Node, inbox: Option<Inbox>) -> Result<MultiplexedConnection, Failure> {
-        self.open(self.at(node), self.login(), inbox).await
+        self.to(node, self.login(), inbox).await
     }
 
     /// To this server, as nobody.
     pub(super) async fn to_node_unnamed(&self, node: &Node) -> Result<MultiplexedConnection, Failure> {
-        self.open(self.at(node), login(None, 0), None).await
+        self.to(node, login(None, 0), None).await
     }
 
     /// To a sentinel, which has no databases.
     pub(super) async fn to_sentinel(&self, node: &Node) -> Result<MultiplexedConnection, Failure> {
-        self.open(self.at(node), login(self.settings.address.credentials.as_ref(), 0), None).await
+        self.to(node, login(self.settings.address.credentials.as_ref(), 0), None).await
+    }
+
+    async fn to(
+        &self,
+        node: &Node,
+        login: RedisConnectionInfo,
+        inbox: Option<Inbox>,
+    ) -> Result<MultiplexedConnection, Failure> {
+        match self.open(self.at(node), login, inbox).await {
+            // Over TLS it would not be said in the clear.
+            Err(failure) if failure.reason == Reason::Unreachable && self.tls.is_none() => {
+                Err(refusal::listen(node, self.settings.timeout).await.unwrap_or(failure))
+            }
+            outcome => outcome,
+        }
     }
 
     /// To the first that answers of several that are as good as each other; if none does, the failure of the last.

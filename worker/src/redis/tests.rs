@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value, cmd};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 use super::testing::{Server, free_address, settings};
 use super::*;
@@ -435,6 +437,33 @@ async fn sentinels_name_the_master_also_after_a_failover() {
         drop(sentinel);
     }
     assert_eq!(refused(&settings).await.reason, Reason::Unreachable);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_want_us_says_why() {
+    let server = Server::start(&[]);
+    server.cli(&["CONFIG", "SET", "maxclients", "1"]);
+    let only = eventually("the only one", async || connector(&server.settings()).connect().await.ok()).await;
+    let failure = refused(&server.settings()).await;
+    assert_eq!((failure.reason, failure.detail.as_str()), (Reason::Other, "ERR max number of clients reached"));
+    drop(only);
+
+    // As Redis does without a password to whoever comes from another machine.
+    let listener = TcpListener::bind(free_address()).await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let strict = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // It may have gone already.
+            let _ = stream.write_all(b"-DENIED Redis is running in protected mode\r\n").await;
+        }
+    });
+    let failure = refused(&settings(&url)).await;
+    assert_eq!(
+        (failure.reason, failure.detail.as_str()),
+        (Reason::NoAuth, "DENIED Redis is running in protected mode")
+    );
+    strict.abort();
 }
 
 /// It makes a runtime of its own.
