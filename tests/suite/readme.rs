@@ -287,7 +287,8 @@ impl Somebody {
     #[track_caller]
     fn serves(&self, command: &str, port: u16, act: impl FnOnce(&Checkout)) {
         let mut serving = self.checkout.command(&format!("exec {command}"));
-        let mut serving = serving.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it runs");
+        let mut serving =
+            serving.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         within(Duration::from_secs(60), command, || {
             assert!(serving.try_wait().expect("a child of ours").is_none(), "{command} has ended");
