@@ -1,7 +1,7 @@
 //! Session tokens and request ids: 1 to 64 characters of `A-Za-z0-9._-`.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::rc::Rc;
 use std::str::FromStr;
 
@@ -67,6 +67,18 @@ impl Key {
         Some(Key { bytes, length: given.len() })
     }
 
+    /// Appends the token's spelling.
+    pub(crate) fn spell(&self, to: &mut Vec<u8>) {
+        match self.as_ref() {
+            [b'u', uuid @ ..] if uuid.len() == 16 => {
+                let uuid = Uuid::from_slice(uuid).unwrap_or_default();
+                to.extend_from_slice(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
+            }
+            [_, text @ ..] => to.extend_from_slice(text),
+            [] => {}
+        }
+    }
+
     /// FNV-1a of it. It must never change: names in Redis are made of it.
     pub(crate) fn digest(&self) -> u32 {
         let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
@@ -80,14 +92,35 @@ impl Hash for Key {
     }
 }
 
+/// For maps by [`Key`]: its digest as it is, spread over all bits. Hashing it once more would keep nobody from choosing tokens of
+/// one digest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Digest(u64);
+
+/// Makes them.
+pub(crate) type Digests = BuildHasherDefault<Digest>;
+
+impl Hasher for Digest {
+    fn write_u32(&mut self, digest: u32) {
+        // Of the golden ratio: the bits that a map looks at are the lowest and the highest.
+        self.0 = u64::from(digest).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for Key {
     /// The token's spelling.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.as_ref() {
-            [b'u', uuid @ ..] if uuid.len() == 16 => Uuid::from_slice(uuid).unwrap_or_default().fmt(f),
-            [_, text @ ..] => f.write_str(&String::from_utf8_lossy(text)),
-            [] => Ok(()),
-        }
+        let mut spelling = Vec::with_capacity(MAX_TOKEN);
+        self.spell(&mut spelling);
+        f.write_str(&String::from_utf8_lossy(&spelling))
     }
 }
 

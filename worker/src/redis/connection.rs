@@ -280,8 +280,11 @@ pub(super) async fn in_one_write(
     commands: Vec<Cmd>,
 ) -> Vec<Result<Value, Failure>> {
     let count = commands.len();
-    if count == 0 {
-        return Vec::new();
+    match &commands[..] {
+        [] => return Vec::new(),
+        // Most commits are: a pipeline of one is twice the work.
+        [command] => return vec![answer(connection.req_packed_command(command).await)],
+        _ => {}
     }
     let mut pipeline = Pipeline::with_capacity(count);
     for command in commands {

@@ -28,7 +28,7 @@ use super::{Aim, BackplaneError, Embedded, Table, Tables, checkpoint, unix_secon
 use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::count;
 use crate::heartbeat::wall_ms;
-use crate::token::Key;
+use crate::token::{Digests, Key};
 
 /// Sessions without a message in the batch whose open messages go along with it.
 const ALONG: usize = 256;
@@ -188,17 +188,17 @@ impl Embedded {
     }
 
     /// One transaction of the ledger, which changes so many sessions.
-    fn keep_books<T>(
+    fn keep_books<'units, T>(
         &mut self,
         aim: Aim,
         sessions: usize,
-        act: impl FnOnce(&mut Ledger<'_, '_, '_>) -> Result<T, BackplaneError>,
+        act: impl FnOnce(&mut Ledger<'_, '_, '_, 'units>) -> Result<T, BackplaneError>,
     ) -> Result<T, BackplaneError> {
         let now = unix_seconds();
         let expired_before = self.expired_before(now);
         let changes = 2 * sessions + 2;
         self.write(aim, changes, 128 * changes, |txn, tables| {
-            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0, confirmed: HashMap::new() };
+            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0, confirmed: HashMap::default() };
             let value = act(&mut ledger)?;
             ledger.finish()?;
             Ok(value)
@@ -370,7 +370,7 @@ impl Embedded {
 }
 
 /// The ledger while a transaction is open.
-struct Ledger<'a, 'b, 'txn> {
+struct Ledger<'a, 'b, 'txn, 'units> {
     txn: &'a mut RwTxn<'txn>,
     tables: &'a mut Tables<'b>,
     now: u64,
@@ -378,10 +378,10 @@ struct Ledger<'a, 'b, 'txn> {
     /// Of the number of unmerged messages.
     change: i64,
     /// What Redis has answered and is not in the records yet.
-    confirmed: HashMap<Key, u64>,
+    confirmed: HashMap<&'units Key, u64, Digests>,
 }
 
-impl Ledger<'_, '_, '_> {
+impl<'units> Ledger<'_, '_, '_, 'units> {
     fn record(&self, session: &Key) -> Result<Option<Record>, heed::Error> {
         Record::get(self.tables.sessions, self.txn, session.as_ref(), self.expired_before)
     }
@@ -426,7 +426,7 @@ impl Ledger<'_, '_, '_> {
     }
 
     /// A unit is in Redis. Returns how many of its messages were answered before.
-    fn merged(&mut self, unit: &Unit, counts: Option<&[u64]>) -> Result<u64, heed::Error> {
+    fn merged(&mut self, unit: &'units Unit, counts: Option<&[u64]>) -> Result<u64, heed::Error> {
         let mut merged = 0;
         if !self.tables.deltas.is_empty(self.txn)? {
             // As the journal has it: another worker may have been first, or have sealed more in it.
@@ -440,7 +440,7 @@ impl Ledger<'_, '_, '_> {
         self.change -= merged as i64;
         self.confirmed.reserve(unit.items.len());
         for (item, count) in unit.items.iter().zip(counts.unwrap_or_default()) {
-            self.confirmed.insert(item.session, *count);
+            self.confirmed.insert(&item.session, *count);
         }
         Ok(merged)
     }
@@ -449,7 +449,7 @@ impl Ledger<'_, '_, '_> {
     fn confirm(&mut self) -> Result<(), heed::Error> {
         for (session, answer) in std::mem::take(&mut self.confirmed) {
             if answer > 0 {
-                self.alter(&session, |record| Some(record.unwrap_or_default().confirmed_at(answer)))?;
+                self.alter(session, |record| Some(record.unwrap_or_default().confirmed_at(answer)))?;
             }
         }
         Ok(())

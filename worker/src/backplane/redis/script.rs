@@ -4,7 +4,6 @@
 //! spreads them and still takes those of one tag together. `baton:{3f}:u:SOURCE` remembers the last unit of a source and
 //! its answer. `baton:{bus}:…` is all about publications and the heartbeat.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
@@ -177,9 +176,9 @@ impl Layout {
 
     /// The key of a session's count.
     pub(super) fn session(&self, session: &Key) -> String {
-        let mut key = String::new();
+        let mut key = Vec::new();
         self.write_session(&mut key, session);
-        key
+        String::from_utf8_lossy(&key).into_owned()
     }
 
     /// The pattern of the keys of sessions whose tokens begin with this, for `SCAN`.
@@ -194,9 +193,13 @@ impl Layout {
         rest.get(2..)?.strip_prefix("}:s:")?.parse().ok()
     }
 
-    fn write_session(&self, key: &mut String, session: &Key) {
-        // Writing to memory does not fail.
-        let _ = write!(key, "{}:{{{:02x}}}:s:{session}", self.prefix, tag(session));
+    /// Without the formatting machinery: it is done for every session of every commit.
+    fn write_session(&self, key: &mut Vec<u8>, session: &Key) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let tag = usize::from(tag(session));
+        key.extend_from_slice(self.prefix.as_bytes());
+        key.extend_from_slice(&[b':', b'{', DIGITS[tag / 16 % 16], DIGITS[tag % 16], b'}', b':', b's', b':']);
+        session.spell(key);
     }
 
     fn source(&self, group: u16, source: u64) -> String {
@@ -213,7 +216,7 @@ impl Layout {
         let mut command = Cmd::with_capacity(8 + sessions, 128 + 80 * sessions);
         command.arg("EVALSHA").arg(&scripts.commit).arg(1 + sessions);
         command.arg(self.source(unit.group, unit.id.source));
-        let mut key = String::with_capacity(128);
+        let mut key = Vec::with_capacity(128);
         for item in &unit.items {
             key.clear();
             self.write_session(&mut key, &item.session);
@@ -256,12 +259,10 @@ fn lists(unit: &Unit) -> Vec<u8> {
     let mut lists = Vec::with_capacity(16 + 16 * unit.items.len());
     // Writing to memory does not fail.
     let _ = rmp::encode::write_array_len(&mut lists, length);
-    let mut text = String::new();
+    let mut digits = itoa::Buffer::new();
     for item in &unit.items {
-        text.clear();
-        let _ = write!(text, "{}", item.by);
         // As text, which is what a command's argument is.
-        let _ = rmp::encode::write_str(&mut lists, &text);
+        let _ = rmp::encode::write_str(&mut lists, digits.format(item.by));
     }
     let _ = rmp::encode::write_array_len(&mut lists, length);
     for item in &unit.items {
