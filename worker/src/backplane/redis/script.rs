@@ -193,17 +193,23 @@ impl Layout {
         rest.get(2..)?.strip_prefix("}:s:")?.parse().ok()
     }
 
-    /// Without the formatting machinery: it is done for every session of every commit.
     fn write_session(&self, key: &mut Vec<u8>, session: &Key) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let tag = usize::from(tag(session));
-        key.extend_from_slice(self.prefix.as_bytes());
-        key.extend_from_slice(&[b':', b'{', DIGITS[tag / 16 % 16], DIGITS[tag % 16], b'}', b':', b's', b':']);
+        self.write_tag(key, tag(session));
+        key.extend_from_slice(b":s:");
         session.spell(key);
     }
 
-    fn source(&self, group: u16, source: u64) -> String {
-        format!("{}:{{{group:02x}}}:u:{source:016x}", self.prefix)
+    fn write_source(&self, key: &mut Vec<u8>, group: u16, source: u64) {
+        self.write_tag(key, group);
+        key.extend_from_slice(b":u:");
+        write_hex::<16>(key, source);
+    }
+
+    fn write_tag(&self, key: &mut Vec<u8>, tag: u16) {
+        key.extend_from_slice(self.prefix.as_bytes());
+        key.extend_from_slice(b":{");
+        write_hex::<2>(key, tag.into());
+        key.push(b'}');
     }
 
     fn bus(&self, name: &str) -> String {
@@ -215,8 +221,9 @@ impl Layout {
         let sessions = unit.items.len();
         let mut command = Cmd::with_capacity(8 + sessions, 128 + 80 * sessions);
         command.arg("EVALSHA").arg(&scripts.commit).arg(1 + sessions);
-        command.arg(self.source(unit.group, unit.id.source));
         let mut key = Vec::with_capacity(128);
+        self.write_source(&mut key, unit.group, unit.id.source);
+        command.arg(&key);
         for item in &unit.items {
             key.clear();
             self.write_session(&mut key, &item.session);
@@ -251,6 +258,14 @@ impl Layout {
         command.arg(me).arg(at).arg(self.publish()).arg(self.channel()).arg(text);
         command
     }
+}
+
+/// So many digits. Without the formatting machinery: keys are made for every session of every commit.
+fn write_hex<const DIGITS: usize>(to: &mut Vec<u8>, value: u64) {
+    to.extend(std::array::from_fn::<u8, DIGITS, _>(|place| {
+        let digit = value >> (4 * (DIGITS - 1 - place)) & 0xf;
+        b"0123456789abcdef"[digit as usize]
+    }));
 }
 
 /// The messages to add to each session of a unit, and the least that each count is after that.
@@ -332,6 +347,13 @@ mod tests {
         assert_eq!(name("abc123"), "p:{d3}:s:abc123");
         let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8";
         assert!(name(uuid).ends_with(&format!(":s:{uuid}")), "{}", name(uuid));
+    }
+
+    #[test]
+    fn a_source_has_a_key_for_each_tag() {
+        let mut key = Vec::new();
+        layout(true).write_source(&mut key, 0x0a, 0x1234_5678_9abc_def0);
+        assert_eq!(String::from_utf8(key).unwrap(), "p:{0a}:u:123456789abcdef0");
     }
 
     #[test]
