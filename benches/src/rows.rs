@@ -11,6 +11,7 @@ pub mod scale;
 pub mod storm;
 pub mod takeover;
 mod talker;
+pub mod thin;
 
 use crate::cores;
 use crate::targets::Programs;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use baton_benches::baseline::Results;
 use baton_benches::machine::{self, Machine};
-use baton_benches::rows::{Bench, busy, even, idle, life, messages, redis, scale, storm, takeover};
+use baton_benches::rows::{Bench, busy, even, idle, life, messages, redis, scale, storm, takeover, thin};
 use baton_benches::table::{self, Row};
 use baton_benches::targets::Programs;
 use clap::{Parser, ValueEnum};
@@ -44,6 +44,8 @@ enum Group {
     Burst,
     /// CPU per message with Redis, and what it is sent
     Redis,
+    /// CPU per message spread thin over many connections, with Redis and without
+    Thin,
     /// Memory of idle connections
     Idle,
     /// Start to /readyz 200
@@ -109,6 +111,9 @@ fn measure(cli: &Cli, bench: &Bench) -> Vec<Row> {
     }
     if wanted(Group::Redis) {
         rows.extend(redis::measure(bench, progress));
+    }
+    if wanted(Group::Thin) {
+        rows.extend(thin::measure(bench, progress));
     }
     if wanted(Group::Idle) {
         let sizes: &[usize] = if cli.quick { &[5_000] } else { &[5_000, 20_000] };
