@@ -4,6 +4,7 @@
 mod checkout;
 mod shown;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -164,17 +165,39 @@ fn every_command_has_its_place() {
 }
 
 #[test]
-fn every_goal_that_is_listed_is_one_of_make() {
+fn commands_that_documents_name_are_there() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(project.join("README.md")).expect("a file of ours");
-    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `make ")?.split('`').next());
-    let rows: Vec<&str> = rows.collect();
-    assert!(rows.len() > 10, "{rows:?}");
-    for goals in rows {
-        let output = Command::new("make").arg("--dry-run").args(goals.split(' ')).current_dir(project).output();
-        let output = output.expect("make is installed");
-        assert!(output.status.success(), "make {goals}: {}", String::from_utf8_lossy(&output.stderr));
+    let mut named = BTreeSet::new();
+    for (document, code) in shown::code() {
+        for command in code.split(" && ") {
+            let words: Vec<&str> = command.split_whitespace().skip_while(|word| *word == "sudo").collect();
+            named.extend(match words[..] {
+                ["make", ..] => Some(words.join(" ")),
+                // A word in capitals stands for another.
+                [program @ ("baton" | "batonctl"), name, ..] if is_name(name) => Some(format!("{program} {name}")),
+                [script, ..] if script.starts_with("scripts/") => {
+                    assert!(project.join(script).exists(), "{document} names {script}");
+                    None
+                }
+                _ => None,
+            });
+        }
     }
+    assert!(named.len() > 40, "{named:?}");
+    for command in named {
+        let words: Vec<&str> = command.split(' ').collect();
+        let (program, asks) = match words[0] {
+            "make" => ("make", "--dry-run"),
+            "baton" => (env!("CARGO_BIN_EXE_baton"), "--help"),
+            _ => (env!("CARGO_BIN_EXE_batonctl"), "--help"),
+        };
+        let output = Command::new(program).args(&words[1..]).arg(asks).current_dir(project).output().expect("it runs");
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+fn is_name(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-')
 }
 
 /// Somebody who is connected while all of it happens.

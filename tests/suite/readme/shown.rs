@@ -16,8 +16,30 @@ pub(super) struct Shown {
 
 /// All of them, in their order.
 pub(super) fn commands() -> Vec<Shown> {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    parse(&fs::read_to_string(readme).expect("a file of ours"))
+    parse(&fs::read_to_string(project().join("README.md")).expect("a file of ours"))
+}
+
+/// What stands as code in the lines of all documents, with the document.
+pub(super) fn code() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let docs =
+        fs::read_dir(project().join("docs")).expect("a directory of ours").map(|entry| entry.expect("an entry").path());
+    for path in docs.chain(["README.md", "CONTRIBUTING.md"].map(|name| project().join(name))) {
+        let document = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let mut block = false;
+        for line in fs::read_to_string(&path).expect("text").lines() {
+            block ^= line.starts_with("```");
+            if !block && !line.starts_with("```") {
+                let spans = line.split('`').skip(1).step_by(2);
+                found.extend(spans.map(|span| (document.clone(), span.to_owned())));
+            }
+        }
+    }
+    found
+}
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Those of blocks of `sh`, in which every line is one, and of `console`, in which lines after a `$` are.
