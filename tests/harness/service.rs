@@ -435,8 +435,12 @@ impl Service {
 
     /// SIGKILL to everything at once, and waits until it is gone.
     pub fn kill_all(&mut self) {
+        // What has been reaped has no pid any more: by now it may be somebody else's, and so may those below it.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         let workers = self.worker_pids();
-        let _ = kill(self.pid(), Signal::SIGKILL);
+        let _ = self.child.kill();
         for pid in &workers {
             let _ = kill(*pid, Signal::SIGKILL);
         }

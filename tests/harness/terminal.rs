@@ -12,6 +12,7 @@ use std::thread;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::signal::{self, SigHandler, Signal};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
 
@@ -46,6 +47,11 @@ impl Terminal {
         // The controlling terminal, so that Ctrl-C is a signal.
         let act = || {
             nix::unistd::setsid()?;
+            // As a shell starts it: whoever runs the tests in the background ignores Ctrl-C, and that is inherited.
+            for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+                // SAFETY: the default is no handler of ours.
+                unsafe { signal::signal(signal, SigHandler::SigDfl) }?;
+            }
             // SAFETY: a system call on standard input, which is the terminal by now; it takes no pointer here.
             let result = unsafe { nix::libc::ioctl(0, nix::libc::TIOCSCTTY, 0) };
             nix::errno::Errno::result(result).map(drop).map_err(Into::into)
@@ -53,7 +59,7 @@ impl Terminal {
         if !command.get_envs().any(|(name, _)| name == "TERM") {
             command.env("TERM", "xterm");
         }
-        // SAFETY: two system calls, which may be made between fork and exec.
+        // SAFETY: system calls alone, which may be made between fork and exec.
         unsafe { command.pre_exec(act) };
         let child = command.stdin(stdin).stdout(stdout).stderr(slave).spawn();
         // With it go our descriptors of the far end, so that the end of the program is the end of the terminal.

@@ -45,14 +45,20 @@ fn two(builder: impl Fn() -> Builder, redis: &Redis) -> Vec<Service> {
 /// What `/status` says of the backplane.
 #[track_caller]
 fn backplane(service: &Service) -> Value {
-    http::get(service.address, "/status").expect("/status answers").json()["backplane"].take()
+    try_backplane(service).expect("/status answers")
+}
+
+/// The same; none if the worker that is asked is killed over it.
+fn try_backplane(service: &Service) -> Option<Value> {
+    let answer = http::get(service.address, "/status").ok().filter(|answer| answer.status == 200)?;
+    Some(answer.json()["backplane"].take())
 }
 
 /// Waits until `/status` says of the backplane what is looked for; shows what it said meanwhile.
 async fn wait_backplane(service: &Service, what: &str, is: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     eventually_async(what, async || {
-        let now = backplane(service);
+        let now = try_backplane(service)?;
         if now != last {
             eprintln!("{}: {now}", service.address);
             last = now.clone();
