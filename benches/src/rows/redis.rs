@@ -9,8 +9,9 @@ use crate::redis::{Counters, Redis};
 use crate::rows::Bench;
 use crate::rows::messages::{self, CONNECTIONS, PATIENCE, UNIT, Waiting};
 use crate::table::{self, Row, median};
+use crate::targets::Server;
 
-const WORKERS: u16 = 4;
+pub(super) const WORKERS: u16 = 4;
 const DEPTH: u32 = 16;
 /// Each worker has one connection for commands and one for what is published.
 const CLIENTS: u64 = 2 * WORKERS as u64;
@@ -100,7 +101,8 @@ fn rounds(
     Ok((embedded, redis))
 }
 
-fn sample(bench: &Bench, scripted: &BTreeSet<String>, with_redis: bool) -> io::Result<Sample> {
+/// A service over one of the two stores, all on the server's core; all of its workers have found it.
+pub(super) fn start(bench: &Bench, with_redis: bool) -> io::Result<(Option<Redis>, Server)> {
     let mut redis = with_redis.then(|| Redis::start(bench.server_core)).transpose()?;
     let mut baton = bench.programs.baton(WORKERS, "30s")?;
     if let Some(redis) = &redis {
@@ -110,6 +112,11 @@ fn sample(bench: &Bench, scripted: &BTreeSet<String>, with_redis: bool) -> io::R
     if let Some(redis) = &mut redis {
         redis.wait_for_clients(CLIENTS)?;
     }
+    Ok((redis, server))
+}
+
+fn sample(bench: &Bench, scripted: &BTreeSet<String>, with_redis: bool) -> io::Result<Sample> {
+    let (mut redis, server) = start(bench, with_redis)?;
     let processes = server.process.family();
     let (before, after, report) = messages::load(bench, server.address, DEPTH, Waiting::BusyPoll, || {
         Ok(Look {

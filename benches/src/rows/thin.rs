@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::client::pace::Latencies;
 use crate::procfs::Cpu;
-use crate::redis::Redis;
 use crate::rows::Bench;
 use crate::rows::messages::UNIT;
+use crate::rows::redis::{self, WORKERS};
 use crate::rows::talker::Talker;
 use crate::table::Row;
 
-const WORKERS: u16 = 4;
 const CONNECTIONS: usize = 15_000;
 /// To see that it works.
 const FEW: usize = 2_000;
@@ -60,16 +59,7 @@ fn note(cost: &Cost) -> String {
 }
 
 fn run(bench: &Bench, connections: usize, with_redis: bool, rate: u64) -> io::Result<Cost> {
-    let mut redis = with_redis.then(|| Redis::start(bench.server_core)).transpose()?;
-    let mut baton = bench.programs.baton(WORKERS, "30s")?;
-    if let Some(redis) = &redis {
-        baton = baton.with_redis(redis.url());
-    }
-    let server = baton.start(bench.server_core)?;
-    if let Some(redis) = &mut redis {
-        // Of each worker one for commands, and one for what is published.
-        redis.wait_for_clients(2 * u64::from(WORKERS))?;
-    }
+    let (redis, server) = redis::start(bench, with_redis)?;
     let mut talker = Talker::begin(bench, &server.address.to_string(), connections, rate)?;
     sleep(SETTLE);
     let baton = server.process.family();
