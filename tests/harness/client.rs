@@ -53,6 +53,20 @@ impl Client {
         self.socket.send(Message::text(text)).await.expect("the connection is open");
     }
 
+    /// Sends a ping, and waits for the pong: the connection is served.
+    pub async fn ping(&mut self) {
+        self.socket.send(Message::Ping(Default::default())).await.expect("the connection is open");
+        loop {
+            match self.next().await {
+                Ok(Message::Pong(_)) => return,
+                Ok(Message::Text(text)) => {
+                    assert!(serde_json::from_str(&text).is_ok_and(|json| heartbeat(&json).is_some()), "no pong: {text}")
+                }
+                other => panic!("no pong: {other:?}"),
+            }
+        }
+    }
+
     /// The next message, of whatever kind.
     pub async fn next(&mut self) -> Result<Message, Error> {
         let next = timeout(SOON, self.socket.next()).await.expect("a message, or the end");
@@ -62,8 +76,7 @@ impl Client {
     /// The next message as JSON.
     pub async fn json(&mut self) -> Value {
         let message = self.next().await.expect("a message");
-        let text = message.to_text().expect("text");
-        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {message:?}"))
+        serde_json::from_str(message.to_text().expect("text")).unwrap_or_else(|error| panic!("{error}: {message:?}"))
     }
 
     /// The next message but for heartbeats, which come when they are due; it must be a count.
