@@ -79,14 +79,20 @@ impl Client {
         serde_json::from_str(message.to_text().expect("text")).unwrap_or_else(|error| panic!("{error}: {message:?}"))
     }
 
-    /// The next message but for heartbeats, which come when they are due; it must be a count.
-    pub async fn count(&mut self) -> u64 {
+    /// The next message but for heartbeats, which come when they are due.
+    pub async fn answer(&mut self) -> Value {
         loop {
             let json = self.json().await;
             if heartbeat(&json).is_none() {
-                return json["count"].as_u64().unwrap_or_else(|| panic!("no count: {json}"));
+                return json;
             }
         }
+    }
+
+    /// The next message but for heartbeats; it must be a count.
+    pub async fn count(&mut self) -> u64 {
+        let json = self.answer().await;
+        json["count"].as_u64().unwrap_or_else(|| panic!("no count: {json}"))
     }
 
     /// Closes, and waits for the server's answer.

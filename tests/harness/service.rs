@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use baton_ipc::Slot;
 use baton_ipc::control::{ConnectionRow, Output as Answer, Reply, Status};
@@ -49,8 +49,15 @@ pub fn baton() -> PathBuf {
     env!("CARGO_BIN_EXE_baton").into()
 }
 
+/// An interval whose next heartbeat, which comes at its multiples of the wall clock, is hours away.
+fn quiet_interval() -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_secs() / 3600;
+    let hours = (1..=24).max_by_key(|hours| hours - now % hours).expect("some");
+    format!("{hours}h")
+}
+
 impl Builder {
-    /// `baton run` on a free port, logging at info, heartbeat far away.
+    /// `baton run` on a free port, logging at info, without a heartbeat for hours.
     pub fn new() -> Builder {
         let dir = tempfile::Builder::new().prefix("baton-test-").tempdir().expect("a temporary directory");
         Builder {
@@ -63,7 +70,7 @@ impl Builder {
             listen: None,
             descriptors: None,
         }
-        .with("--heartbeat-interval", "1h")
+        .with("--heartbeat-interval", quiet_interval())
     }
 
     /// Another program with baton's commands.

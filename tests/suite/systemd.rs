@@ -55,7 +55,7 @@ fn kept(machine: &Machine, color: &str, sockets: u32) {
 /// Each is told goodbye, with its total, and to come back.
 async fn farewell(clients: Vec<Client>, total: u64) {
     for mut client in clients {
-        let bye = client.json().await;
+        let bye = client.answer().await;
         assert_eq!((&bye["bye"], &bye["total"]), (&true.into(), &total.into()), "{bye}");
         let close = client.close().await.expect("a close with a code");
         assert_eq!(u16::from(close.code), 1001);
