@@ -6,8 +6,8 @@ scripts/needs.sh cc=gcc make=make curl=curl chromium=chromium debootstrap=deboot
   redis-server=redis-server redis-cli=redis-tools openssl=openssl nginx=nginx ip=iproute2 logrotate=logrotate prometheus=prometheus \
   systemd-nspawn=systemd-container \
   git=git man=man-db dpkg-shlibdeps=dpkg-dev fish=fish zsh=zsh
-# It has no command of its own.
-python3 -c 'import websockets' 2>/dev/null || scripts/needs.sh websockets=python3-websockets
+# It has no command of its own, and belongs to Debian's Python.
+/usr/bin/python3 -c 'import websockets' 2>/dev/null || scripts/needs.sh websockets=python3-websockets
 # Each test opens what it needs; the limit is per process.
 ulimit -n "$(ulimit -Hn)"
 scripts/autobahn-root.sh

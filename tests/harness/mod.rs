@@ -6,6 +6,7 @@ pub mod admin;
 pub mod browser;
 pub mod client;
 pub mod example;
+pub mod executable;
 pub mod http;
 pub mod lines;
 pub mod lmdb;

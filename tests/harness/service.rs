@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::procfs::{children, is_alive};
-use super::{Client, Redis, SOON, eventually, http, within};
+use super::{Client, Redis, SOON, eventually, executable, http, within};
 
 /// What to start, and how. A clone starts another one in the same directory: after the first has ended, or beside it.
 #[derive(Clone)]
@@ -236,7 +236,7 @@ fn log_of(dir: &TempDir) -> String {
 pub fn open_to_all(program: &Path, dir: &Path) -> PathBuf {
     fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("a directory of ours");
     let copy = dir.join(program.file_name().expect("a program"));
-    fs::copy(program, &copy).expect("room for a copy");
+    executable::copy(program, &copy);
     copy
 }
 

@@ -1,7 +1,6 @@
 //! Clients that take too much: of memory, of time, of descriptors. They are bounded and counted, the others notice
 //! nothing, and the service recovers by itself.
 
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::client::{QUIET, Raw, frame, handshake, soon};
 use crate::harness::service::{Builder, baton};
-use crate::harness::{Client, Service, eventually_async, http, procfs, raise_descriptor_limit};
+use crate::harness::{Client, Service, eventually_async, executable, http, procfs, raise_descriptor_limit};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -408,8 +407,7 @@ async fn endless_heads_are_refused() {
 fn with_descriptors(builder: Builder, count: usize) -> Builder {
     let script = builder.dir().join("baton");
     let text = format!("#!/bin/sh\nulimit -n {count}\nexec {} \"$@\"\n", baton().display());
-    std::fs::write(&script, text).expect("a directory of ours");
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("a file of ours");
+    executable::script(&script, &text);
     builder.program(script)
 }
 

@@ -7,7 +7,6 @@ mod shown;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use crate::harness::netns::in_network_of;
 use crate::harness::package::architecture;
 use crate::harness::redis::Setup;
 use crate::harness::terminal::Terminal;
-use crate::harness::{Client, Machine, http, is_root, within};
+use crate::harness::{Client, Machine, executable, http, is_root, within};
 use checkout::Checkout;
 use shown::Shown;
 
@@ -366,8 +365,7 @@ fn machine(checkout: &Checkout) -> (Machine, tempfile::TempDir) {
         .output()
         .expect("openssl is installed");
     assert!(made.status.success(), "{made:?}");
-    fs::write(&editor, "#!/bin/sh\nsed -i 's/^#\\? *workers *=.*/workers = 2/' \"$1\"\n").expect("a file of ours");
-    fs::set_permissions(&editor, fs::Permissions::from_mode(0o755)).expect("a file of ours");
+    executable::script(&editor, "#!/bin/sh\nsed -i 's/^#\\? *workers *=.*/workers = 2/' \"$1\"\n");
     let pem = |path: &Path| fs::read_to_string(path).expect("PEM");
     let image = Image::bare()
         .file("/etc/letsencrypt/live/baton.example.org/fullchain.pem", &pem(&certificate))

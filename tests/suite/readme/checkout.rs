@@ -10,11 +10,15 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::harness::example::example;
+use crate::harness::executable;
 use crate::harness::package::programs;
 use crate::harness::service::die_with_us;
 
 /// What is not cloned.
 const LEFT_OUT: [&str; 3] = [".git", "run", "target"];
+
+/// Where Debian's own programs are.
+const DEBIANS_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The longest that a command may take.
 const PATIENCE: &str = "300";
@@ -64,8 +68,7 @@ impl Checkout {
         }
         let shim = checkout.tools().join("cargo");
         fs::create_dir(checkout.tools()).expect("a directory of ours");
-        fs::write(&shim, CARGO).expect("a file of ours");
-        fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).expect("a file of ours");
+        executable::script(&shim, CARGO);
         checkout
     }
 
@@ -114,8 +117,9 @@ impl Checkout {
         let variable = |name: &str| std::env::var(name).ok();
         let mut command = Command::new("timeout");
         command.args(["--foreground", PATIENCE, "bash", "-c", text]).current_dir(self.path()).env_clear();
+        // Debian's own programs before others of their names, or a module that was installed may be another Python's.
         let path = variable("PATH").unwrap_or_default();
-        command.env("PATH", format!("{}:{path}", self.tools().display()));
+        command.env("PATH", format!("{}:{DEBIANS_PATH}:{path}", self.tools().display()));
         for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "XDG_CACHE_HOME", "CARGO_DEB_CACHE"] {
             command.envs(variable(name).map(|value| (name, value)));
         }
