@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    baton::main(baton::Counter)
+    baton::main(baton::Counter::default())
 }

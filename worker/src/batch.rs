@@ -68,6 +68,8 @@ pub(crate) struct Batch {
     published: usize,
     /// Where the part that is being gathered begins.
     begin: Range<usize>,
+    /// How far its bytes have their place among its replies.
+    sealed: usize,
     /// Whether that part wants to know its session's count, even if it counts nothing.
     looks_up: bool,
 }
@@ -118,6 +120,7 @@ impl Batch {
     /// Begins the part of a connection.
     pub(crate) fn begin(&mut self) {
         self.begin = self.ops.len()..self.bytes.len();
+        self.sealed = self.bytes.len();
         self.looks_up = false;
     }
 
@@ -139,6 +142,7 @@ impl Batch {
     }
 
     /// Counts one message of the connection whose part was begun.
+    #[inline]
     pub(crate) fn count(&mut self) {
         self.seal_bytes();
         match self.ops[self.begin.start..].last_mut() {
@@ -173,13 +177,11 @@ impl Batch {
         true
     }
 
+    #[inline]
     fn seal_bytes(&mut self) {
-        let sealed = self.ops[self.begin.start..].iter().rev().find_map(|op| match op {
-            Op::Bytes(end) => Some(*end),
-            Op::Counted(_) | Op::Bye => None,
-        });
-        if self.bytes.len() > sealed.unwrap_or(self.begin.end) {
-            self.ops.push(Op::Bytes(self.bytes.len()));
+        if self.bytes.len() > self.sealed {
+            self.sealed = self.bytes.len();
+            self.ops.push(Op::Bytes(self.sealed));
         }
     }
 
@@ -241,6 +243,7 @@ impl Batch {
             *self = Batch::default();
         }
         self.begin = 0..0;
+        self.sealed = 0;
     }
 }
 

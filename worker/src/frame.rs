@@ -34,9 +34,9 @@ pub(crate) fn append(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
 }
 
 /// Appends one whole frame whose payload lies in parts.
+#[inline]
 pub(crate) fn append_parts<const N: usize>(out: &mut Vec<u8>, kind: Kind, payload: [&[u8]; N]) {
-    out.push(FINAL | kind.opcode());
-    append_length(out, payload.iter().map(|part| part.len()).sum());
+    append_header(out, kind, payload.iter().map(|part| part.len()).sum());
     for part in payload {
         out.extend_from_slice(part);
     }
@@ -52,23 +52,25 @@ pub(crate) fn append_with(out: &mut Vec<u8>, kind: Kind, write: impl FnOnce(&mut
         Ok(short @ 0..126) => out[begin + 1] = short,
         Ok(_) | Err(_) => {
             let payload = out.split_off(begin + 2);
-            out.truncate(begin + 1);
-            append_length(out, length);
+            out.truncate(begin);
+            append_header(out, kind, length);
             out.extend_from_slice(&payload);
         }
     }
 }
 
-/// RFC 6455 section 5.2: 7 bits, or 126 and 16, or 127 and 64; no mask.
-fn append_length(out: &mut Vec<u8>, length: usize) {
+/// RFC 6455 section 5.2: the length in 7 bits, or 126 and 16, or 127 and 64; no mask.
+#[inline]
+fn append_header(out: &mut Vec<u8>, kind: Kind, length: usize) {
+    let first = FINAL | kind.opcode();
     match length {
-        0..126 => out.push(length as u8),
+        0..126 => out.extend_from_slice(&[first, length as u8]),
         126..65_536 => {
-            out.push(126);
+            out.extend_from_slice(&[first, 126]);
             out.extend_from_slice(&(length as u16).to_be_bytes());
         }
         _ => {
-            out.push(127);
+            out.extend_from_slice(&[first, 127]);
             out.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }

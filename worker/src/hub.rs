@@ -8,7 +8,7 @@ mod handoff;
 mod health;
 mod output;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -78,9 +78,9 @@ pub(crate) struct Hub<A: App> {
     out: Vec<u8>,
     rooms: Rooms,
     /// What came right behind a handshake, of connections that were not read yet.
-    early: HashMap<usize, Vec<u8>>,
+    early: BTreeMap<usize, Vec<u8>>,
     /// For connections that are offered to another process: what came for them since.
-    late: HashMap<usize, handoff::Late>,
+    late: BTreeMap<usize, handoff::Late>,
     /// The last heartbeat that was due here.
     last_beat: Option<handoff::LastBeat>,
     /// Connections to say goodbye to once their sessions are known: key and id.
@@ -155,8 +155,8 @@ impl<A: App> Hub<A> {
             spare: Batch::default(),
             out: Vec::new(),
             rooms: Rooms::default(),
-            early: HashMap::new(),
-            late: HashMap::new(),
+            early: BTreeMap::new(),
+            late: BTreeMap::new(),
             last_beat: None,
             late_byes: Vec::new(),
             again: Vec::new(),
@@ -376,7 +376,9 @@ impl<A: App> Hub<A> {
             received += 1;
             let mut session = Session { token: &connection.token, batch, wishes: &mut wishes };
             app.message(&mut connection.state, message, &mut session);
-            end = wishes.close.take().map(|(code, reason)| End::App(code, reason));
+            if let Some((code, reason)) = wishes.close.take() {
+                end = Some(End::App(code, reason));
+            }
             Flow::Continue
         });
         connection.received += received;

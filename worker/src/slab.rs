@@ -207,6 +207,7 @@ impl<S> Connection<S> {
 
     /// Counts one message against the rate; `false`: over it. Seconds are those of the worker's clock, so that a client
     /// may send twice the rate across the border of two.
+    #[inline]
     pub(crate) fn within_rate(&mut self, now_ms: u64, max: u32) -> bool {
         let second = (now_ms / 1000) as u32;
         if self.rate.0 != second {

@@ -51,15 +51,15 @@ impl Record {
         expired_before: u64,
         new: impl FnOnce(Option<Record>) -> Option<Record>,
     ) -> Result<Option<Record>, heed::Error> {
-        let range = (Bound::Included(key), Bound::Included(key));
+        // An end of the range would be one more thing to allocate and compare.
+        let range = (Bound::Included(key), Bound::Unbounded);
         let mut entries = table.range_mut(txn, &range)?;
-        let Some(entry) = entries.next() else {
+        let Some((_, value)) = entries.next().transpose()?.filter(|(found, _)| *found == key) else {
             drop(entries);
             let record = new(None);
             record.map_or(Ok(()), |record| record.put(table, txn, key))?;
             return Ok(record);
         };
-        let (_, value) = entry?;
         let record = new(Record::decode(value).filter(|record| record.touched >= expired_before));
         if let Some(record) = record {
             // SAFETY: neither the key nor the bytes are borrowed from the store, and the value is not used any more.
