@@ -159,24 +159,22 @@ impl Run {
         let sending = async {
             let end = start + shared.plan.duration;
             let work = async {
-                if shared.plan.pace.is_some() {
-                    pace(&shared, start).await?;
-                }
-                match shared.plan.messages {
-                    Some(_) => shared.all_at(Stage::Sent).await,
-                    // They go on until the time is over.
-                    None => std::future::pending().await,
-                }
+                pace(&shared, start).await?;
+                let rest = async {
+                    match shared.plan.messages {
+                        Some(_) => shared.all_at(Stage::Sent).await,
+                        // They go on until the time is over.
+                        None => std::future::pending().await,
+                    }
+                };
+                let _ = timeout(end.saturating_sub(monotonic()), rest).await;
                 Ok::<_, io::Error>(())
             };
-            let work = async {
-                tokio::select! {
-                    outcome = work => outcome,
-                    // Nobody is left to send.
-                    () = shared.all_at(Stage::Ended) => Ok(()),
-                }
-            };
-            timeout(end.saturating_sub(monotonic()), work).await.unwrap_or(Ok(()))
+            tokio::select! {
+                outcome = work => outcome,
+                // Nobody is left to send.
+                () = shared.all_at(Stage::Ended) => Ok(()),
+            }
         };
         let outcome = self.until(sending).await?;
         shared.tally.borrow_mut().cpu = cpu().saturating_sub(used);
@@ -255,8 +253,9 @@ async fn connect_all(shared: Rc<Shared>, connections: &mut JoinSet<()>) {
     }
 }
 
-/// Hands messages to connections when they are due, one after another. A timer of its own, since those of tokio count
-/// milliseconds, which would be added to every latency.
+/// Hands messages to connections when they are due, one after another: all that are due within the time, also those that
+/// this process was kept from for longer. They are sent late, which is in their latency and the send delay. A timer of its
+/// own, since those of tokio count milliseconds, which would be added to every latency.
 async fn pace(shared: &Shared, start: Duration) -> io::Result<()> {
     let Some(schedule) = shared.plan.pace else { return Ok(()) };
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::all())?;
@@ -267,7 +266,7 @@ async fn pace(shared: &Shared, start: Duration) -> io::Result<()> {
     }
     let all = shared.plan.messages.map(|messages| messages * lanes.len() as u64);
     let mut n = 0;
-    while all.is_none_or(|all| n < all) {
+    while all.is_none_or(|all| n < all) && schedule.due(n) < shared.plan.duration {
         let due = start + schedule.due(n);
         let now = monotonic();
         if now < due {

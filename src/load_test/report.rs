@@ -206,6 +206,7 @@ impl Report {
             false => "closed loop: each connection waits for its reply, so a slow server is sent less",
         };
         line("Latency", loop_.to_owned());
+        let of_replies = |seconds: f64| if self.replies == 0 { "-".to_owned() } else { time(seconds) };
         let latency = &self.latency;
         for (name, value) in [
             ("Average Latency", latency.average),
@@ -215,7 +216,7 @@ impl Report {
             ("99.9th Percentile", latency.p999),
             ("Maximum Latency", latency.max),
         ] {
-            line(name, time(value));
+            line(name, of_replies(value));
         }
         if self.open_loop {
             line("Send Delay", format!("p99 {}, max {}", time(self.send_delay.p99), time(self.send_delay.max)));
@@ -228,7 +229,7 @@ impl Report {
             if self.processes == 1 { "1 process".to_owned() } else { format!("{} processes", self.processes) };
         line(
             "Client CPU",
-            format!("{} per message, {share:.0} % of a core, {processes}", time(self.client_cpu_per_message)),
+            format!("{} per message, {share:.0} % of a core, {processes}", of_replies(self.client_cpu_per_message)),
         );
         self.tail(text)
     }

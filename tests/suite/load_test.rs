@@ -228,6 +228,9 @@ fn every_flaw_of_a_server_is_found_with_an_example() {
         };
         assert!(json["examples"].as_array().expect("a list").iter().any(found), "{flaw:?} {args:?}: {text}");
         assert!(text.contains("FAILED: ") && !text.contains("PASSED"), "{flaw:?}: {text}");
+        // A time of nothing is none.
+        let silent = json["replies"] == 0;
+        assert_eq!(text.contains(&format!("{:<26}-\n", "Average Latency")), silent, "{flaw:?}: {text}");
     }
     // And none where none is.
     report(&server::start(Flaw::None), &["-c", "6", "--rate", "200/s"], 0);
@@ -279,6 +282,30 @@ fn a_client_process_that_is_killed_fails_the_run() {
     assert_eq!(code, Some(1), "{text}");
     let said = format!("FAILED: client process {} has no report: killed by SIGKILL", clients[0]);
     assert!(text.contains(&said) && text.contains("Connections Successful    10\n"), "{text}");
+}
+
+#[test]
+fn what_a_client_process_was_kept_from_sending_is_sent_late_and_told() {
+    let service = Service::start(&[]);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("report.json");
+    let args = ["-c", "20", "--processes", "2", "-d", "3s", "--rate", "200/s", "--json", file.to_str().expect("text")];
+    let run = Running::start(&service.url(), &args);
+    let clients = run.clients(2);
+    eventually("messages", || (service.metric("backplane_increments_total") > 20.0).then_some(()));
+    kill(clients[0], Signal::SIGSTOP).expect("it runs");
+    // The other one is through: the time is over.
+    eventually("half of the closes", || (service.metric("websocket_connections_active") == 10.0).then_some(()));
+    kill(clients[0], Signal::SIGCONT).expect("it is there");
+    let (code, text) = run.end();
+    assert_eq!(code, Some(0), "{text}");
+    let json = fs::read_to_string(&file).expect("a report");
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    // All that were due in three seconds.
+    assert_eq!((&json["messages_sent"], &json["replies"]), (&600.into(), &600.into()), "{text}");
+    for name in ["latency", "send_delay"] {
+        assert!(json[name]["max"].as_f64().expect("a number") > 0.5, "{text}");
+    }
 }
 
 #[test]
