@@ -412,9 +412,15 @@ impl Service {
     /// Waits for a log line with this message.
     #[track_caller]
     pub fn wait_log(&self, message: &str) -> Value {
-        eventually(&format!("log line {message:?}"), || {
-            self.log_lines().find(|line| line["message"].as_str().is_some_and(|text| text.contains(message)))
-        })
+        self.wait_log_line(message, |_| true)
+    }
+
+    /// As [`Service::wait_log`], for one that is also otherwise as it should be: lines are written by a thread of their own,
+    /// and may come after what they tell of.
+    #[track_caller]
+    pub fn wait_log_line(&self, message: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let says = |line: &Value| line["message"].as_str().is_some_and(|text| text.contains(message));
+        eventually(&format!("log line {message:?}"), || self.log_lines().find(|line| says(line) && is_it(line)))
     }
 
     /// `batonctl status`, if it answers at all.

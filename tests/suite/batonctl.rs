@@ -290,9 +290,8 @@ async fn connections_are_listed_in_the_order_asked_for() {
     for (row, client) in listed.iter().zip(&clients) {
         let MaybeTlsStream::Plain(stream) = client.socket.get_ref() else { panic!("TLS") };
         assert_eq!(row.client, stream.local_addr().expect("an address").to_string());
-        let opened = service.log_lines().find(|line| line["connection_id"] == row.connection_id.as_str());
-        let opened = opened.expect("the log names it");
-        assert_eq!((&opened["message"], &opened["worker"]), (&json!("connection opened"), &json!(row.slot)));
+        let is_its = |line: &Value| line["connection_id"] == row.connection_id.as_str();
+        assert_eq!(service.wait_log_line("connection opened", is_its)["worker"], json!(row.slot));
         assert!(row.age_seconds > 0.0 && row.queued_bytes == 0, "{row:?}");
     }
     let page = ctl(&service, &["connections", "--order", "biggest", "-n", "1"], 0);
