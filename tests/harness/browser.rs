@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::service::die_with_us;
-use super::{SOON, eventually, procfs};
+use super::{SOON, procfs, within};
 
 /// The browser. Dropping it kills all its processes.
 pub struct Browser {
@@ -272,7 +272,8 @@ impl Processes {
 
     /// Waits until the browser can be driven; returns the URL for that.
     fn wait_listening(&mut self) -> String {
-        eventually("DevTools of Chromium", || {
+        // Wider than elsewhere: a browser that starts beside other tests has needed more than 20 seconds.
+        within(Duration::from_secs(90), "DevTools of Chromium", || {
             let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("Chromium ended with {status}:\n{log}");
