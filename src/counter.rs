@@ -9,8 +9,7 @@ pub struct Counter {
     ten: Ten,
 }
 
-/// Ten replies in a row, which differ in the last digit alone: counts mostly come in a row, and to write one is what a
-/// burst's messages cost most after the system calls.
+/// Ten replies in a row, which differ in the last digit alone. Counts of a burst come in a row, and this runs for every message.
 #[derive(Clone, Debug, Default)]
 struct Ten {
     /// The count without its last digit.

@@ -84,7 +84,7 @@ async fn baton_knows_the_client_and_the_request_also_after_a_takeover() {
     assert_eq!((answer.status, answer.header("x-request-id")), (101, Some("trace-1")), "{answer:?}");
     let opened = blue.wait_log("connection opened");
     assert_eq!((&opened["client"], &opened["request_id"]), (&CLIENT.into(), &"trace-1".into()), "{opened}");
-    let request = blue.wait_log_line("request", |line| line["request_id"] == "trace-1");
+    let request = blue.wait_log_line("request", |line| line["message"] == "request" && line["request_id"] == "trace-1");
     assert_eq!((&request["client"], &request["tls"]), (&CLIENT.into(), &false.into()), "{request}");
     let clients =
         |service: &Service| -> Vec<String> { service.connections().into_iter().map(|row| row.client).collect() };
@@ -94,7 +94,7 @@ async fn baton_knows_the_client_and_the_request_also_after_a_takeover() {
     let tls = nginx.connect("/ws/chat/?session_uuid=over-tls", &[("x-request-id", "no id, this")]).await;
     let id = tls.response.headers()["x-request-id"].to_str().expect("text").to_owned();
     assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
-    let request = blue.wait_log_line("request", |line| line["request_id"] == *id);
+    let request = blue.wait_log_line("request", |line| line["message"] == "request" && line["request_id"] == *id);
     assert_eq!(request["tls"], true, "{request}");
     tls.leave().await;
 

@@ -340,7 +340,7 @@ fn complete(opcode: u8, payload: &[u8]) -> Result<Incoming<'_>, Violation> {
 #[inline]
 fn text(payload: &[u8]) -> Result<&str, Violation> {
     if payload.is_ascii() {
-        // SAFETY: ASCII is UTF-8. The general check takes three times as long for the few bytes of most messages.
+        // SAFETY: ASCII is UTF-8. The general check takes some 50 instructions more for the few bytes of most messages.
         #[allow(unsafe_code)]
         return Ok(unsafe { std::str::from_utf8_unchecked(payload) });
     }
