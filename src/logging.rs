@@ -8,6 +8,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
@@ -67,6 +69,8 @@ thread_local! {
     static RING: RefCell<Option<Ring>> = const { RefCell::new(None) };
     // Set while a line is made and written: an event from within would wait for a lock that its own thread holds.
     static WRITING: Cell<bool> = const { Cell::new(false) };
+    // Set while this thread holds the logger's lock: a panic meanwhile must not wait for it.
+    static HELD: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Starts the log of the supervisor, or starts it anew with other settings. On an error the old one stays.
@@ -128,13 +132,30 @@ pub(crate) fn rest() {
 }
 
 /// From now on a panic is a line of the log, without what the code quotes in backticks: that can be a client's text.
+///
+/// A worker ends with its first panic (its supervisor sees to that), so there the hook returns once the line is written, or
+/// after a second.
 pub(crate) fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload_as_str().unwrap_or("no message");
         let message = payload.split('`').next().unwrap_or_default();
-        let location = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(location, "panicked: {message}");
+        log_panic(message, &panic.location().map(ToString::to_string).unwrap_or_default());
     }));
+}
+
+fn log_panic(message: &str, location: &str) {
+    if HELD.get() {
+        // The log itself has panicked. Whatever it holds this thread would wait for forever, standard error's lock included.
+        let line = format!("baton: the log has panicked: {message} ({location})\n");
+        let _ = nix::unistd::write(io::stderr().as_fd(), line.as_bytes());
+        return;
+    }
+    // `Debug` of a value may have panicked while its line was made.
+    WRITING.set(false);
+    tracing::error!(event = "panicked", location, "panicked: {message}");
+    if logger().as_ref().is_some_and(|logger| logger.process.worker.is_some()) {
+        shutdown();
+    }
 }
 
 /// Writes out what still waits, for a second at most. Lines after this are lost.
@@ -148,8 +169,33 @@ pub(crate) fn dropped_lines() -> u64 {
     sink::counted() + logger().as_ref().map_or(0, |logger| logger.sink.overflowed())
 }
 
-fn logger() -> MutexGuard<'static, Option<Logger>> {
-    LOGGER.lock().unwrap_or_else(PoisonError::into_inner)
+fn logger() -> Held {
+    let logger = LOGGER.lock().unwrap_or_else(PoisonError::into_inner);
+    HELD.set(true);
+    Held(logger)
+}
+
+/// The logger, locked, and this thread known to hold it.
+struct Held(MutexGuard<'static, Option<Logger>>);
+
+impl Deref for Held {
+    type Target = Option<Logger>;
+
+    fn deref(&self) -> &Option<Logger> {
+        &self.0
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Option<Logger> {
+        &mut self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.set(false);
+    }
 }
 
 /// The subscriber's layer: what is enabled, and a line for each event.

@@ -114,3 +114,11 @@ fn the_log_of_a_process_goes_to_its_file_and_its_ring_and_can_be_reopened() {
     assert_eq!(board.ring(Some(1), Side::A).read(None).text, "");
     assert!(dropped_lines() >= 1);
 }
+
+#[test]
+fn a_panic_of_the_log_itself_does_not_wait_for_the_log() {
+    let held = logger();
+    log_panic("a full disk", "here");
+    drop(held);
+    assert!(!HELD.get());
+}

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use baton_ipc::scoreboard::{Cause, Side};
@@ -96,6 +96,7 @@ impl Worker {
     pub(crate) fn reap(&self) -> io::Result<Option<(Cause, String)>> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
+            Ok(WaitStatus::Exited(_, PANICKED)) => Ok(Some((Cause::Exit, format!("panicked, exited with {PANICKED}")))),
             Ok(WaitStatus::Exited(_, code)) => Ok(Some((Cause::Exit, format!("exited with {code}")))),
             Ok(WaitStatus::Signaled(_, signal, core)) => {
                 let core = if core { " (core dumped)" } else { "" };
@@ -133,8 +134,9 @@ pub(crate) fn try_service(channel: &Channel, body: impl FnOnce() -> Result<(), S
 /// The rest of a forked worker's life. Everything it must not hold is closed already.
 pub(crate) fn live(slot: Slot, body: impl FnOnce() -> i32) -> ! {
     sys::name_process(&format!("baton-w{slot}"));
+    end_on_panic();
     let code = match sys::reset_signals() {
-        // A panic must not unwind into the supervisor's frames below.
+        // Nothing may unwind into the supervisor's frames below.
         Ok(()) => catch_unwind(AssertUnwindSafe(body)).unwrap_or(PANICKED),
         Err(error) => {
             tracing::error!(slot, %error, "cannot reset signals");
@@ -144,6 +146,19 @@ pub(crate) fn live(slot: Slot, body: impl FnOnce() -> i32) -> ! {
     flush();
     // SAFETY: ends the process without the exit handlers, which belong to the supervisor.
     unsafe { libc::_exit(code) }
+}
+
+/// Ends this process when any of its threads panics, once the panic is logged. The runtime would catch it and drop only the
+/// task: the worker would look alive, serve less, and hold a half-changed state. Nothing unwinds, so no guard acts on that state
+/// either; the kernel closes the descriptors.
+fn end_on_panic() {
+    let log = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        log(panic);
+        // SAFETY: ends the process without the exit handlers, which belong to the supervisor. Nothing is flushed: the thread
+        // that panicked may hold the lock of standard output.
+        unsafe { libc::_exit(PANICKED) }
+    }));
 }
 
 /// What is buffered must be written once: not again by a child that inherited the buffer, and before `_exit`.

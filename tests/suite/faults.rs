@@ -15,6 +15,8 @@ use crate::harness::runners::check_totals;
 use crate::harness::service::Builder;
 use crate::harness::{Client, Runners, Service, eventually, eventually_async, private_address, procfs, within};
 
+mod panics;
+
 /// A service for clients that send without pause.
 fn unlimited() -> Builder {
     Builder::new().with("--max-message-rate", "none")

@@ -12,6 +12,8 @@ use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockTy
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::mapping::{SIZE_SEALS, ensure_sealed};
+
 /// The version of what crosses here. A packet of another version is refused, never guessed at.
 pub const PROTOCOL_VERSION: u16 = 3;
 
@@ -36,6 +38,9 @@ pub const MAX_FDS: usize = 253;
 
 /// The most that may travel in a memfd, in bytes: against a sender that has lost its mind.
 const MAX_ASIDE: usize = 256 * 1024 * 1024;
+
+/// Neither the size nor the bytes of what is written aside change after it was sent.
+const ASIDE_SEALS: SealFlag = SIZE_SEALS.union(SealFlag::F_SEAL_WRITE);
 
 /// Before the body: the version, and one byte that says where the body is.
 const HEADER: usize = 3;
@@ -177,12 +182,12 @@ fn written_aside(body: &[u8]) -> io::Result<OwnedFd> {
     let file = memfd_create("baton-packet", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = File::from(file);
     file.write_all(body)?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    nix::fcntl::fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    nix::fcntl::fcntl(&file, FcntlArg::F_ADD_SEALS(ASIDE_SEALS))?;
     Ok(file.into())
 }
 
 fn read_aside(file: OwnedFd) -> Result<Vec<u8>, ChannelError> {
+    ensure_sealed(file.as_fd(), ASIDE_SEALS)?;
     let mut file = File::from(file);
     let length = file.metadata()?.len();
     if length > MAX_ASIDE as u64 {
@@ -339,6 +344,29 @@ mod tests {
             let (arrived, fds) = b.recv_packet().unwrap().unwrap();
             assert!(arrived == body && fds.len() == 1, "{size}");
         }
+    }
+
+    #[test]
+    fn a_body_that_could_still_change_is_refused() {
+        let (a, b) = Channel::pair().unwrap();
+        let send = |seals: SealFlag| {
+            let file = memfd_create("test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+            nix::unistd::write(&file, b"text").unwrap();
+            nix::fcntl::fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+            let packet = [&version().to_le_bytes()[..], &[ASIDE]].concat();
+            let fds = [file.as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&fds)];
+            sendmsg::<()>(a.as_raw_fd(), &[IoSlice::new(&packet)], &rights, MsgFlags::empty(), None).unwrap();
+        };
+        for missing in ASIDE_SEALS.iter() {
+            send(ASIDE_SEALS.difference(missing));
+            match b.recv_packet() {
+                Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {}
+                outcome => panic!("{missing:?}: {outcome:?}"),
+            }
+        }
+        send(ASIDE_SEALS);
+        assert_eq!(b.recv_packet().unwrap().unwrap().0, b"text");
     }
 
     #[test]

@@ -6,8 +6,35 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// Nobody may change the size under the others: a page that is cut off would be SIGBUS for all.
+pub(crate) const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
+
+/// Makes sure that a descriptor from another process is a memfd with these seals (`F_GET_SEALS` of `fcntl(2)`), which nobody
+/// can take off.
+///
+/// # Errors
+/// `InvalidData`: a seal is missing, or the descriptor is something that has no seals.
+pub(crate) fn ensure_sealed(memfd: BorrowedFd<'_>, wanted: SealFlag) -> io::Result<()> {
+    let refused = |found: &str| {
+        let what = format!("shared memory with the seals {}, expected at least {}", found, names(wanted));
+        Err(io::Error::new(io::ErrorKind::InvalidData, what))
+    };
+    match fcntl(memfd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain) {
+        Ok(seals) if seals.contains(wanted) => Ok(()),
+        Ok(seals) => refused(&names(seals)),
+        // Not a memfd.
+        Err(_) => refused("none"),
+    }
+}
+
+fn names(seals: SealFlag) -> String {
+    let names: Vec<&str> = seals.iter_names().map(|(name, _)| name).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(" ") }
+}
 
 /// Shared memory, zeroed at first, readable and writable by every process that holds the memfd.
 #[derive(Debug)]
@@ -22,16 +49,14 @@ impl Mapping {
     pub(crate) fn create(name: &str, length: usize) -> io::Result<Mapping> {
         let memfd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&memfd, length as i64)?;
-        // Nobody may shrink it under the others, which would be SIGBUS for all.
-        nix::fcntl::fcntl(
-            &memfd,
-            nix::fcntl::FcntlArg::F_ADD_SEALS(nix::fcntl::SealFlag::F_SEAL_SHRINK | nix::fcntl::SealFlag::F_SEAL_GROW),
-        )?;
+        fcntl(&memfd, FcntlArg::F_ADD_SEALS(SIZE_SEALS))?;
         Mapping::of(memfd, length)
     }
 
-    /// Maps a memfd made by another process; `length` is checked against its size.
+    /// Maps a memfd made by another process; `length` is checked against its size, which must be sealed.
     pub(crate) fn of(memfd: OwnedFd, length: usize) -> io::Result<Mapping> {
+        // Before the size: an unsealed one may be shrunk just after it was looked at.
+        ensure_sealed(memfd.as_fd(), SIZE_SEALS)?;
         let size = nix::sys::stat::fstat(&memfd)?.st_size;
         let nonzero = std::num::NonZeroUsize::new(length);
         let Some(nonzero) = nonzero.filter(|_| usize::try_from(size) == Ok(length)) else {
@@ -72,5 +97,35 @@ impl Drop for Mapping {
         if let Err(errno) = unsafe { munmap(self.base, self.length) } {
             debug_assert!(false, "munmap: {errno}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: usize = 4096;
+
+    fn memfd(seals: SealFlag) -> OwnedFd {
+        let memfd = memfd_create("test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        nix::unistd::ftruncate(&memfd, LENGTH as i64).unwrap();
+        fcntl(&memfd, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+        memfd
+    }
+
+    #[test]
+    fn memory_that_others_could_cut_off_is_refused() {
+        let refusal = |fd: OwnedFd| {
+            let error = Mapping::of(fd, LENGTH).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            error.to_string()
+        };
+        let expected = "expected at least F_SEAL_SHRINK F_SEAL_GROW";
+        let found = refusal(memfd(SealFlag::F_SEAL_GROW));
+        assert_eq!(found, format!("shared memory with the seals F_SEAL_GROW, {expected}"));
+        assert!(refusal(memfd(SealFlag::empty())).contains("the seals none"));
+        let program = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(refusal(program.into()).contains(expected));
+        Mapping::of(memfd(SIZE_SEALS | SealFlag::F_SEAL_SEAL), LENGTH).expect("more seals than needed do no harm");
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use baton_ipc::fault;
 use heed::{CompactionOption, Env, RwTxn, WithoutTls};
 use nix::fcntl::{Flock, FlockArg};
 
@@ -51,6 +52,7 @@ impl Claim {
         let io = |what: &str, source| BackplaneError::Io { what: format!("{what} in {}", dir.display()), source };
         let lock = File::create(dir.join("checkpoint.lock")).map_err(|e| io("opening checkpoint.lock", e))?;
         let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else { return Ok(None) };
+        fault::point("checkpoint begun");
         let temporary = dir.join("checkpoint.tmp");
         let file = self.env.copy_to_path(&temporary, CompactionOption::Disabled)?;
         file.sync_all().map_err(|e| io("syncing checkpoint.tmp", e))?;
