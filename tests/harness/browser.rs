@@ -35,7 +35,12 @@ pub struct Browser {
 impl Browser {
     /// Starts the browser, with a page that shows nothing yet: 1280 × 800, light.
     pub async fn start() -> Browser {
-        let mut processes = Processes::start();
+        Browser::start_with(&[]).await
+    }
+
+    /// Starts the browser with further arguments.
+    pub async fn start_with(arguments: &[&str]) -> Browser {
+        let mut processes = Processes::start(arguments);
         let url = processes.wait_listening();
         let connected = timeout(SOON, connect_async(url)).await.expect("an answer to the handshake");
         let (socket, _) = connected.expect("DevTools of Chromium");
@@ -244,7 +249,7 @@ struct Processes {
 }
 
 impl Processes {
-    fn start() -> Processes {
+    fn start(arguments: &[&str]) -> Processes {
         let dir = tempfile::Builder::new().prefix("baton-browser-").tempdir().expect("a temporary directory");
         let log = File::create(dir.path().join("log")).expect("a log file");
         let mut command = Command::new("chromium");
@@ -254,6 +259,7 @@ impl Processes {
             .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"])
             .args(["--no-proxy-server", "--remote-debugging-port=0"])
             .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+            .args(arguments)
             .arg("about:blank")
             .env("HOME", dir.path())
             .stdin(Stdio::null())

@@ -206,6 +206,55 @@ async fn a_session_goes_on_until_there_is_a_new_one() {
     page.assert_well().await;
 }
 
+/// A host name that a browser does not trust more than any other, which `localhost` and loopback addresses it does.
+const HOST: &str = "baton.test";
+
+/// The program in docs/API.md, as a script of its own rather than a module.
+fn documented_client() -> String {
+    let api = include_str!("../../docs/API.md");
+    let (_, behind) = api.split_once("\n## Reconnecting\n").expect("its chapter");
+    let program =
+        behind.split_once("\n```js\n").and_then(|(_, program)| program.split_once("\n```\n")).expect("a program");
+    program.0.replace("export function", "function")
+}
+
+#[tokio::test]
+async fn the_page_and_the_documented_client_work_over_plain_http() {
+    let service = Service::start(&[]);
+    let rule = format!("--host-resolver-rules=MAP {HOST} {}", service.address.ip());
+    let authority = format!("{HOST}:{}", service.address.port());
+    let url = format!("http://{authority}/test/");
+    let mut page = Page { browser: Browser::start_with(&[&rule]).await, url };
+    page.browser.open(&page.url.clone()).await;
+    let context = page.browser.evaluate("[isSecureContext, typeof crypto.randomUUID]").await;
+    assert_eq!(context, json!([false, "undefined"]), "a page that has more than one over plain http");
+
+    page.browser.click("#connect").await;
+    page.wait_state("connected").await;
+    page.say_and_count("hello", 1).await;
+
+    // As at the first visit: there is no session in the storage.
+    let base = format!("ws://{authority}");
+    let program = documented_client();
+    let run = format!(
+        "(() => {{
+           {program}
+           globalThis.counts = [];
+           const session = localStorage.getItem('my session');
+           globalThis.client = connect({base:?}, {{ session, onCount: (count) => counts.push(count) }});
+           return client.session;
+         }})()"
+    );
+    let session = page.browser.evaluate(&run).await.as_str().expect("a session").to_owned();
+    let uuid_v4 = "/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(client.session)";
+    assert_eq!(page.browser.evaluate(uuid_v4).await, true, "{session}");
+    page.browser.wait_for("client.send('one') && client.send('two')").await;
+    page.browser.wait_for("counts.length === 2").await;
+    assert_eq!(page.browser.evaluate("counts").await, json!([1, 2]));
+    service.slot_of(&session);
+    page.assert_well().await;
+}
+
 #[tokio::test]
 async fn it_comes_back_by_itself() {
     let builder = Builder::new().with("--retry-spread", "1s");

@@ -22,6 +22,9 @@ pub enum Token {
     Text(Rc<str>),
 }
 
+/// How programs spell a value that is missing, in any case: JavaScript, JSON and SQL, numbers, Python, Go, Ruby and Lua.
+const MISSING: [&str; 5] = ["null", "undefined", "NaN", "None", "nil"];
+
 /// Why a text is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -31,12 +34,30 @@ pub enum TokenError {
     /// A character that is not allowed.
     #[error("may hold only A-Z a-z 0-9 . _ -")]
     Character,
+    /// One of [`MISSING`] as a session: all clients with that mistake would share it.
+    #[error("must not be {0:?}: that is the text of a missing value, which clients would share by mistake")]
+    Missing(&'static str),
+    /// `.` or `..` as a session: URLs cannot end in one.
+    #[error("must not be {0:?}: browsers and proxies remove it from the paths of URLs")]
+    Dots(&'static str),
 }
 
 impl Token {
     /// A new random one (UUIDv4).
     pub fn random() -> Token {
         Token::Uuid(Uuid::new_v4())
+    }
+
+    /// Reads the token of a session that a client names. Refuses more than [`FromStr`], which reads request ids as well, and
+    /// what a store has kept.
+    pub fn of_session(text: &str) -> Result<Token, TokenError> {
+        if let Some(dots) = [".", ".."].into_iter().find(|dots| *dots == text) {
+            return Err(TokenError::Dots(dots));
+        }
+        match MISSING.into_iter().find(|missing| missing.eq_ignore_ascii_case(text)) {
+            Some(missing) => Err(TokenError::Missing(missing)),
+            None => text.parse(),
+        }
     }
 
     /// The key under which a store keeps it: one byte of kind, then the shortest spelling.
@@ -193,6 +214,22 @@ mod tests {
         assert_eq!("x".repeat(65).parse::<Token>(), Err(TokenError::Length(65)));
         for bad in ["a b", "a/b", "é", "a\n", "%41"] {
             assert_eq!(bad.parse::<Token>(), Err(TokenError::Character), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_not_named_by_mistake() {
+        for missing in ["null", "undefined", "NaN", "None", "nil", "NULL", "nan", "none", "Nil"] {
+            assert!(matches!(Token::of_session(missing), Err(TokenError::Missing(_))), "{missing}");
+            assert!(missing.parse::<Token>().is_ok(), "{missing} is a request id");
+        }
+        for dots in [".", ".."] {
+            assert_eq!(Token::of_session(dots), Err(TokenError::Dots(dots)));
+            assert!(dots.parse::<Token>().is_ok(), "{dots} is a request id");
+        }
+        assert_eq!(Token::of_session(""), Err(TokenError::Length(0)));
+        for fine in ["...", "null1", "nullable", "-.", "nobody", "0"] {
+            assert_eq!(Token::of_session(fine), fine.parse(), "{fine}");
         }
     }
 

@@ -60,7 +60,7 @@ fn a_token_is_kept_as_it_came() {
     let service = Service::start(&[("--workers", "1")]);
     let uuid = "67e55044-10b1-426f-9247-bb680e5fe0c8";
     let longest = "x".repeat(64);
-    for token in [uuid, &uuid.to_uppercase(), "abc123", "A", "0", "-._", "..", longest.as_str()] {
+    for token in [uuid, &uuid.to_uppercase(), "abc123", "A", "0", "-._", "...", longest.as_str()] {
         let answer = upgrade(&service, &format!("/ws/chat/?session_uuid={token}"), &[]);
         assert_eq!((answer.status, answer.header("x-session-uuid")), (101, Some(token)));
         let among = format!("/ws/chat/?a=b&session_uuid={token}&session_uuidx=c&=&");
@@ -103,6 +103,22 @@ fn what_is_no_token_is_refused_before_the_upgrade() {
     }
     assert_eq!(service.metric(r#"websocket_refused_total{reason="bad_session"}"#), queries.len() as f64);
     assert_eq!(service.metric("websocket_connections_opened_total"), 0.0);
+}
+
+#[test]
+fn a_session_is_not_named_by_mistake() {
+    let service = Service::start(&[("--workers", "1")]);
+    let mistakes = ["null", "undefined", "NaN", "None", "nil", "NULL", ".", ".."];
+    for token in mistakes {
+        let answer = upgrade(&service, &format!("/ws/chat/?session_uuid={token}"), &[]);
+        answer.assert_error(400, "invalid_session_uuid");
+        assert!(answer.body.to_lowercase().contains(&token.to_lowercase()), "{token}: {}", answer.body);
+        assert_eq!(answer.header("x-session-uuid"), None);
+        // A request may be called so: nobody shares anything by that.
+        let answer = upgrade(&service, "/ws/chat/?session_uuid=fine", &[("X-Request-ID", token)]);
+        assert_eq!((answer.status, answer.header("x-request-id")), (101, Some(token)));
+    }
+    assert_eq!(service.metric(r#"websocket_refused_total{reason="bad_session"}"#), mistakes.len() as f64);
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn session(query: Option<&str>) -> Result<Option<Token>, String> {
     if given.next().is_some() {
         return Err("session_uuid is given twice".to_owned());
     }
-    first.parse().map(Some).map_err(|error| format!("session_uuid {error}"))
+    Token::of_session(first).map(Some).map_err(|error| format!("session_uuid {error}"))
 }
 
 /// RFC 6455 section 4.1: 16 bytes in base64 are 22 characters and two of padding.
@@ -152,7 +152,13 @@ mod tests {
         assert_eq!(session(None), Ok(None));
         assert_eq!(session(Some("a=b&c")), Ok(None));
         assert_eq!(session(Some("x=1&session_uuid=abc123")), Ok("abc123".parse().ok()));
-        for bad in ["session_uuid=", "session_uuid", "session_uuid=a%20b", "session_uuid=a&session_uuid=a"] {
+        for bad in [
+            "session_uuid=",
+            "session_uuid",
+            "session_uuid=a%20b",
+            "session_uuid=a&session_uuid=a",
+            "session_uuid=null",
+        ] {
             assert!(session(Some(bad)).is_err(), "{bad}");
         }
     }

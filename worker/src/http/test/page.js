@@ -91,7 +91,8 @@ $('clear').addEventListener('click', () => {
 
 // ------------------------------------------------------------------------------------------------------------ session
 
-const TOKEN = /^[A-Za-z0-9._-]{1,64}$/;
+/** What the server takes as a token: not the text of a missing value, and nothing that URLs lose. */
+const TOKEN = /^(?!(?:null|undefined|nan|none|nil|\.|\.\.)$)[a-z0-9._-]{1,64}$/i;
 let session = { id: '', count: 0 };
 
 /** crypto.randomUUID is there in secure contexts only; http://some-host:8000 is none. */
