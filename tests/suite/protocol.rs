@@ -3,6 +3,7 @@
 mod closing;
 mod counting;
 mod framing;
+mod handshake;
 mod heartbeat;
 mod upgrade;
 

@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 mod connection;
 mod error;
+mod handshake;
 mod health;
 mod metrics;
 mod status;

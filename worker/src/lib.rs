@@ -5,6 +5,7 @@
 //! | `worker` | the runtime, its tasks, the line to the supervisor |
 //! | `accept` | listeners, descriptors, how many HTTP connections there may be |
 //! | `http` | the routes, and connections until they are over or WebSockets |
+//! | `header_list` | header fields whose values are lists |
 //! | `proxies` | who a client is when proxies stand before us |
 //! | `handoff` | how connections pass from one worker process to another |
 //! | `hub` | all WebSockets and the turn of the event loop |
@@ -28,6 +29,7 @@ mod connection;
 mod count;
 mod frame;
 mod handoff;
+mod header_list;
 mod heartbeat;
 mod http;
 mod hub;

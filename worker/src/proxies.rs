@@ -5,8 +5,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName};
 use ipnet::IpNet;
+
+use crate::header_list;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -127,10 +129,9 @@ fn is_trusted(address: IpAddr, trusted: &[Proxy]) -> bool {
     })
 }
 
-/// The items of a list, the last one first, which may be spread over several fields (RFC 9110 section 5.3).
+/// The items of a list, the last one first. What is no text is an item that says nothing.
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let fields = headers.get_all(name).iter().rev();
-    fields.flat_map(|field: &HeaderValue| field.to_str().unwrap_or_default().rsplit(',').map(str::trim))
+    header_list::elements(headers, name).rev().map(|item| std::str::from_utf8(item).unwrap_or_default())
 }
 
 fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -147,6 +148,8 @@ fn address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     fn trusted(names: &[&str]) -> Vec<Proxy> {

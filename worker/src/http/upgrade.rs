@@ -1,12 +1,12 @@
 //! `GET /ws/chat/`: from an HTTP request to a WebSocket (RFC 6455 section 4.2).
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 
 use super::connection::Progress;
 use super::error::error;
-use super::{Response, header_value};
+use super::{Response, handshake, header_value};
 use crate::accept::IntoSocket;
 use crate::app::App;
 use crate::hub;
@@ -77,20 +77,9 @@ fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(R
     {
         return Err(refusal(StatusCode::FORBIDDEN, "origin_not_allowed", "see --allowed-origins", Refused::Origin));
     }
-    let wanted =
-        request.headers().get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    if wanted && !valid_key(request.headers().get(header::SEC_WEBSOCKET_KEY)) {
-        let detail = "Sec-WebSocket-Key must be 16 bytes in base64";
-        return Err(refusal(StatusCode::BAD_REQUEST, "bad_request", detail, Refused::Upgrade));
-    }
-    // tungstenite checks the fields and computes the answer; it wants a request without a body.
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.version_mut() = request.version();
-    *head.headers_mut() = request.headers().clone();
-    let response = tungstenite::handshake::server::create_response(&head).map_err(|error| {
-        refusal(StatusCode::UPGRADE_REQUIRED, "upgrade_required", &error.to_string(), Refused::Upgrade)
-    })?;
+    let has_body = !request.body().is_end_stream();
+    let accept = handshake::accept(request.version(), request.headers(), has_body)
+        .map_err(|fault| refusal(fault.status(), fault.name(), fault.detail(), Refused::Upgrade))?;
     if hub.draining {
         return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again", Refused::Draining));
     }
@@ -99,7 +88,18 @@ fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(R
         return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "connection_limit", detail, Refused::Connections));
     }
     let resumed = token.is_some();
-    Ok((response.map(|()| Default::default()), (token.unwrap_or_else(Token::random), resumed)))
+    Ok((switching(accept), (token.unwrap_or_else(Token::random), resumed)))
+}
+
+/// 101, as RFC 6455 section 4.2.2 has it.
+fn switching(accept: HeaderValue) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    response
 }
 
 fn refuse<A: App>(shared: &Shared<A>, refusal: Refusal) -> Response {
@@ -137,12 +137,6 @@ fn session(query: Option<&str>) -> Result<Option<Token>, String> {
     Token::of_session(first).map(Some).map_err(|error| format!("session_uuid {error}"))
 }
 
-/// RFC 6455 section 4.1: 16 bytes in base64 are 22 characters and two of padding.
-fn valid_key(key: Option<&HeaderValue>) -> bool {
-    let Some(text) = key.map(HeaderValue::as_bytes).and_then(|key| key.strip_suffix(b"==")) else { return false };
-    text.len() == 22 && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,15 +155,5 @@ mod tests {
         ] {
             assert!(session(Some(bad)).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_key_is_sixteen_bytes() {
-        let valid = |key: &'static str| valid_key(Some(&HeaderValue::from_static(key)));
-        assert!(valid("dGhlIHNhbXBsZSBub25jZQ=="));
-        assert!(!valid("dGhlIHNhbXBsZSBub25jZQ="));
-        assert!(!valid("short=="));
-        assert!(!valid("dGhlIHNhbXBsZSBub25j*Q=="));
-        assert!(!valid_key(None));
     }
 }
