@@ -43,8 +43,10 @@ pub fn with_admin(builder: Builder) -> Builder {
 /// A client with a cookie, and the token of the last form that it was shown.
 #[derive(Clone, Debug, Default)]
 pub struct Visitor {
-    /// What the browser would keep.
+    /// What the browser would keep of a login.
     pub cookie: Option<String>,
+    /// What it would keep for longer, as `name=value`.
+    pub known: Option<String>,
     /// What forms carry.
     pub token: String,
     /// Fields of the head that every request gets.
@@ -88,16 +90,22 @@ impl Visitor {
     /// Any request. The cookie and the token are kept as a browser does.
     #[track_caller]
     pub fn send(&mut self, address: SocketAddr, method: &str, path: &str, fields: &str, body: &str) -> Answer {
-        let cookie = self.cookie.as_ref().map_or(String::new(), |cookie| format!("Cookie: baton_admin={cookie}\r\n"));
+        let login = self.cookie.as_ref().map(|cookie| format!("baton_admin={cookie}"));
+        let cookies: Vec<String> = login.into_iter().chain(self.known.clone()).collect();
+        let cookie = if cookies.is_empty() { String::new() } else { format!("Cookie: {}\r\n", cookies.join("; ")) };
         let length = if method == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
         let text = format!(
             "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{cookie}{}{fields}{length}\r\n{body}",
             self.fields
         );
         let answer = request(address, &text).expect("an answer");
-        if let Some(set) = answer.header("set-cookie") {
-            let value = set.strip_prefix("baton_admin=").expect("our cookie").split(';').next().unwrap_or_default();
-            self.cookie = Some(value.to_owned()).filter(|value| !value.is_empty());
+        for set in answer.headers("set-cookie") {
+            let pair = set.split(';').next().unwrap_or_default();
+            match pair.split_once('=').expect("a cookie") {
+                ("baton_admin", value) => self.cookie = Some(value.to_owned()).filter(|value| !value.is_empty()),
+                (name, _) if name.starts_with("baton_known_") => self.known = Some(pair.to_owned()),
+                (name, _) => panic!("not our cookie: {name}"),
+            }
         }
         if let Some((_, rest)) = answer.body.split_once("name=\"token\" value=\"") {
             self.token = rest.split('"').next().unwrap_or_default().to_owned();

@@ -1,5 +1,6 @@
 //! `/admin/`: the pages of operators.
 
+mod attempts;
 mod clients;
 mod login;
 mod page;

@@ -24,7 +24,7 @@ use crate::accept::{self, Handshakes};
 use crate::app::App;
 use crate::backplane::{Backplane, Driver, Embedded, Options, Redis};
 use crate::handoff::{self, Lanes};
-use crate::http::admin::Admin;
+use crate::http::admin::{self, Admin};
 use crate::http::{Departures, Moved};
 use crate::hub::{After, Hub};
 use crate::listing;
@@ -242,6 +242,7 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     // Without a supervisor nobody is left to tell.
     let _ = shared.tell_supervisor(&FromWorker::Drained(report));
     tasks.stop().await;
+    admin::tell_refusals(&shared, true);
     match Rc::try_unwrap(shared) {
         Ok(shared) => match shared.hub.into_inner().backplane.close() {
             Ok(()) => 0,

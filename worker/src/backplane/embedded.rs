@@ -33,6 +33,7 @@ use super::{Backplane, BackplaneError, Health, Progress};
 use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::settings::Settings;
 use crate::store::{self, Membership};
+pub(crate) use acts::Ring;
 pub(crate) use attempts::Bucket;
 use baton_ipc::fault;
 use bus::Bus;

@@ -6,26 +6,35 @@
 //! | `visit` | one request: who asks, and from where |
 //! | `form` | what a form has sent |
 //! | `login` | logging in and out |
+//! | `checker` | checking passwords, on a thread of its own |
+//! | `waiting_room` | who may wait for that |
 //! | `attempts` | how often logging in may be tried |
+//! | `known` | browsers that have logged in before |
 //! | `overview` | what happens now |
 //! | `sessions` | looking for sessions, and changing them |
 //! | `broadcast` | a notice to all clients |
 //! | `notice` | what came of an act |
 //! | `page` | what all pages have in common |
 //! | `audit` | the log of what operators did |
+//! | `refusals` | adding up attempts to log in that were refused |
 
 mod attempts;
 mod audit;
 mod broadcast;
+mod checker;
 mod cookie;
 mod form;
+mod known;
 mod login;
 mod notice;
 mod overview;
 mod page;
+mod refusals;
 mod sessions;
 mod visit;
+mod waiting_room;
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 
 use hyper::body::Incoming;
@@ -42,7 +51,8 @@ use crate::settings::{SecretKey, Settings};
 use crate::superusers::Superusers;
 use crate::token::Token;
 use crate::worker::Shared;
-use login::Checker;
+use checker::Checker;
+use refusals::Refusals;
 use sessions::Place;
 use visit::Visit;
 
@@ -56,6 +66,7 @@ pub(crate) struct Admin {
     superusers: Superusers,
     sessions: Sessions,
     checker: Checker,
+    refusals: RefCell<Refusals>,
 }
 
 impl Admin {
@@ -68,14 +79,26 @@ impl Admin {
                 RedisSessions::new(redis, settings.session_ttl).map(|redis| Sessions::Redis(Box::new(redis)))
             }
         };
-        match sessions.and_then(|sessions| Ok((sessions, Superusers::of(settings)?))) {
-            Ok((sessions, superusers)) => Some(Admin { key, superusers, sessions, checker: Checker::new() }),
+        let (sessions, superusers) = match sessions.and_then(|sessions| Ok((sessions, Superusers::of(settings)?))) {
+            Ok(both) => both,
             Err(failure) => {
                 tracing::error!(%failure, "/admin/ is off: redis cannot be used");
+                return None;
+            }
+        };
+        match Checker::start() {
+            Ok(checker) => Some(Admin { key, superusers, sessions, checker, refusals: RefCell::default() }),
+            Err(error) => {
+                tracing::error!(%error, "/admin/ is off: no thread can be started for checking passwords");
                 None
             }
         }
     }
+}
+
+/// Reports what was added up of attempts to log in that were refused. To be called every second, and at the end.
+pub(crate) fn tell_refusals<A: App>(shared: &Shared<A>, at_end: bool) {
+    audit::tell_refusals(shared, at_end);
 }
 
 /// Whether a path is one of these pages'.

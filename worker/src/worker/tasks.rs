@@ -14,6 +14,7 @@ use super::upkeep::Upkeep;
 use crate::app::App;
 use crate::frame::{self, Kind};
 use crate::heartbeat::{Beat, Beats, rfc3339, wall_ms};
+use crate::http::admin;
 use crate::hub::{After, Audience};
 use crate::memory::Trimmer;
 use crate::metrics::{Gauge, Heartbeats, Single};
@@ -185,6 +186,7 @@ async fn seconds<A: App>(shared: Rc<Shared<A>>) {
             shared.tell_if_emptied(&hub);
         }
         shared.look_at_backplane();
+        admin::tell_refusals(&shared, false);
         tokio::time::sleep(SECOND).await;
     }
 }

@@ -4,6 +4,7 @@
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
@@ -13,6 +14,9 @@ use crate::token::Token;
 
 /// Its name.
 pub(super) const NAME: &str = "baton_admin";
+
+/// The purpose of its signature.
+const PURPOSE: &str = "cookie";
 
 /// How long one that was given with a login form is good, in seconds.
 const FORM_LIFE: u64 = 3600;
@@ -60,19 +64,12 @@ impl Cookie {
 
     /// As the browser keeps it.
     pub(super) fn seal(&self, key: &SecretKey) -> String {
-        let text = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default());
-        let signature = sign(key, "cookie", &[text.as_bytes()]);
-        format!("{text}.{signature}")
+        seal(key, PURPOSE, self)
     }
 
     /// What it says, if we have made it and it is still good.
     pub(super) fn open(key: &SecretKey, sealed: &str, now: u64) -> Option<Cookie> {
-        let (text, signature) = sealed.split_once('.').filter(|_| sealed.len() <= MAX_LENGTH)?;
-        if !is_signed(key, "cookie", &[text.as_bytes()], signature) {
-            return None;
-        }
-        let cookie: Cookie = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-        (now < cookie.expires).then_some(cookie)
+        open(key, PURPOSE, sealed).filter(|cookie: &Cookie| now < cookie.expires)
     }
 
     /// What forms carry for whoever has this cookie: another page cannot know it.
@@ -97,6 +94,22 @@ fn mark(key: &SecretKey, name: &Name, hash: &PasswordHash) -> String {
     sign(key, "password", &[name.as_ref().as_bytes(), hash.as_bytes()])
 }
 
+/// Writes what a cookie says, with a signature for this purpose.
+pub(super) fn seal(key: &SecretKey, purpose: &str, says: &impl Serialize) -> String {
+    let text = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(says).unwrap_or_default());
+    let signature = sign(key, purpose, &[text.as_bytes()]);
+    format!("{text}.{signature}")
+}
+
+/// Reads what a cookie says, if we have signed it for this purpose.
+pub(super) fn open<T: DeserializeOwned>(key: &SecretKey, purpose: &str, sealed: &str) -> Option<T> {
+    let (text, signature) = sealed.split_once('.').filter(|_| sealed.len() <= MAX_LENGTH)?;
+    if !is_signed(key, purpose, &[text.as_bytes()], signature) {
+        return None;
+    }
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()
+}
+
 /// HMAC-SHA256 over these parts. What it is for is the first of them, so that no signature can be used for something else.
 fn mac(key: &SecretKey, purpose: &str, parts: &[&[u8]]) -> Option<Hmac<Sha256>> {
     // A key may have any length (RFC 2104).
@@ -111,6 +124,12 @@ fn mac(key: &SecretKey, purpose: &str, parts: &[&[u8]]) -> Option<Hmac<Sha256>> 
 /// Base64, for URLs.
 pub(super) fn sign(key: &SecretKey, purpose: &str, parts: &[&[u8]]) -> String {
     mac(key, purpose, parts).map_or_else(String::new, |mac| BASE64_URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+}
+
+/// The first 64 bits of a signature: a number that nobody without the key can foresee, or bring about.
+pub(super) fn number(key: &SecretKey, purpose: &str, parts: &[&[u8]]) -> u64 {
+    let first = |mac: Hmac<Sha256>| mac.finalize().into_bytes().first_chunk::<8>().copied();
+    mac(key, purpose, parts).and_then(first).map_or(0, u64::from_be_bytes)
 }
 
 /// In a time that does not tell how much of the signature is right.

@@ -1,46 +1,18 @@
 //! Logging in and out.
 
-use std::sync::Arc;
-
 use hyper::StatusCode;
 use hyper::header::{self, HeaderValue};
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
+use super::attempts::{self, Attempt};
 use super::audit::{self, Action};
 use super::cookie::Cookie;
 use super::form::Form;
+use super::known::Known;
 use super::visit::{Operator, Visit, now};
-use super::{Response, attempts, page};
+use super::waiting_room::{Guest, NoPlace};
+use super::{Response, page};
 use crate::app::App;
-use crate::superusers::{Name, PasswordHash};
-
-/// Attempts that may wait for their turn.
-const QUEUE: usize = 8;
-
-/// Checks passwords one after the other, beside the worker's own thread: each takes some 30 ms of a core, and 19 MiB.
-pub(super) struct Checker {
-    turn: Arc<Semaphore>,
-    queue: Semaphore,
-}
-
-impl Checker {
-    pub(super) fn new() -> Checker {
-        Checker { turn: Arc::new(Semaphore::new(1)), queue: Semaphore::new(QUEUE) }
-    }
-
-    /// Whether this is the password; it takes as long for a user that does not exist. None: too many wait already.
-    async fn check(&self, hash: Option<PasswordHash>, password: String) -> Option<bool> {
-        let _place = self.queue.try_acquire().ok()?;
-        let turn = Arc::clone(&self.turn).acquire_owned().await.ok()?;
-        let check = move || {
-            // Not given back before it is done, also if the client does not wait.
-            let _turn = turn;
-            PasswordHash::verify(hash.as_ref(), &password).unwrap_or_default()
-        };
-        spawn_blocking(check).await.ok()
-    }
-}
+use crate::superusers::Name;
 
 /// The form, and a cookie for it.
 pub(super) async fn form<A: App>(visit: &Visit<'_, A>) -> Response {
@@ -63,51 +35,72 @@ fn show<A: App>(visit: &Visit<'_, A>, status: StatusCode, complaint: Option<&str
     }
 }
 
-/// Logs in whoever has sent the right name and password.
+/// Logs in whoever has sent the right name and password. First there must be a place to wait in, then room in the buckets:
+/// whoever cannot be served has spent nothing.
 pub(super) async fn log_in<A: App>(visit: &Visit<'_, A>, form: &Form) -> Response {
     if !form.is_ours(visit) {
         return show(visit, StatusCode::FORBIDDEN, Some("This form was too old, or not from here. Please try again."));
     }
+    let admin = visit.admin;
     let (given, password) = (form.get("username"), form.get("password"));
-    let buckets = attempts::buckets(&visit.admin.key, visit.address, given);
-    match attempts::take(visit, &buckets) {
-        Ok(None) => {}
-        Ok(Some(seconds)) => {
-            audit::note(visit, None, Action::LoginLimited, None);
-            return too_many(visit, seconds);
-        }
-        Err(error) => return page::unavailable(&error),
-    }
     // A name that cannot be one is a user that does not exist.
     let name = given.parse::<Name>().ok();
-    let superuser = match &name {
-        Some(name) => visit.admin.superusers.find(name).await,
-        None => Ok(None),
+    let known = name.as_ref().and_then(|name| visit.known(name));
+    let guest = match &known {
+        Some(known) => Guest::Known(known.number(&admin.key)),
+        None => Guest::Stranger(attempts::network(&admin.key, visit.address)),
     };
-    let superuser = match superuser {
-        Ok(superuser) => superuser,
+    let place = match admin.checker.enter(guest) {
+        Ok(place) => place,
+        Err(no_place) => {
+            audit::refused(visit, None, Action::LoginBusy);
+            return match no_place {
+                NoPlace::Full => busy(visit, StatusCode::SERVICE_UNAVAILABLE, "Too many are logging in.", 1),
+                NoPlace::Share => busy(visit, StatusCode::TOO_MANY_REQUESTS, "Too many attempts at once.", 1),
+            };
+        }
+    };
+    let taken = match attempts::take(visit, known.as_ref(), given) {
+        Ok(Attempt::Taken(taken)) => taken,
+        Ok(Attempt::After(seconds)) => {
+            audit::refused(visit, None, Action::LoginLimited);
+            return busy(visit, StatusCode::TOO_MANY_REQUESTS, "Too many attempts.", seconds);
+        }
         Err(error) => return page::unavailable(&error),
     };
-    let hash = superuser.map(|superuser| superuser.hash);
-    match (visit.admin.checker.check(hash.clone(), password.to_owned()).await, name, hash) {
-        (None, ..) => too_many(visit, 1),
-        (Some(true), Some(name), Some(hash)) => {
-            attempts::put_back(visit, &buckets);
-            audit::note(visit, Some(&name), Action::LoggedIn, None);
-            let cookie = Cookie::for_user(&visit.admin.key, &name, &hash, now());
-            visit.give(&cookie, page::see_other("/admin/"))
+    let superuser = match &name {
+        Some(name) => admin.superusers.find(name).await,
+        None => Ok(None),
+    };
+    let hash = match superuser {
+        Ok(superuser) => superuser.map(|superuser| superuser.hash),
+        Err(error) => {
+            attempts::put_back(visit, &taken);
+            return page::unavailable(&error);
         }
-        (Some(_), name, hash) => {
+    };
+    match (admin.checker.check(place, hash.clone(), password.to_owned()).await, name, hash) {
+        (Err(error), ..) => {
+            attempts::put_back(visit, &taken);
+            page::unavailable(&error)
+        }
+        (Ok(true), Some(name), Some(hash)) => {
+            attempts::put_back(visit, &taken);
+            audit::note(visit, Some(&name), Action::LoggedIn, None);
+            let cookie = Cookie::for_user(&admin.key, &name, &hash, now());
+            let known = Known::after_login(&name, known.as_ref(), now());
+            visit.remember(&known, visit.give(&cookie, page::see_other("/admin/")))
+        }
+        (Ok(_), name, hash) => {
             // Of somebody who does not exist the name is not told: it may be a password in the wrong field.
-            audit::note(visit, name.as_ref().filter(|_| hash.is_some()), Action::LoginRefused, None);
+            audit::refused(visit, name.as_ref().filter(|_| hash.is_some()), Action::LoginRefused);
             show(visit, StatusCode::FORBIDDEN, Some("That is not a username with its password."))
         }
     }
 }
 
-fn too_many<A: App>(visit: &Visit<'_, A>, seconds: u64) -> Response {
-    let complaint = format!("Too many attempts. Please try again in {seconds} s.");
-    let mut response = show(visit, StatusCode::TOO_MANY_REQUESTS, Some(&complaint));
+fn busy<A: App>(visit: &Visit<'_, A>, status: StatusCode, why: &str, seconds: u64) -> Response {
+    let mut response = show(visit, status, Some(&format!("{why} Please try again in {seconds} s.")));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response
 }

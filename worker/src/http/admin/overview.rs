@@ -13,7 +13,8 @@ use crate::metrics::{self, DURATION, ERRORS, MESSAGES};
 /// The first page.
 pub(super) fn page<A: App>(visit: &Visit<'_, A>, operator: &Operator) -> Response {
     let notice = Notice::of_query(visit.query);
-    page::overview(operator, notice.as_ref(), &status::value(visit.shared), &audit::last(visit))
+    let (acts, refusals) = (audit::last_acts(visit), audit::last_refusals(visit));
+    page::overview(operator, notice.as_ref(), &status::value(visit.shared), &acts, &refusals)
 }
 
 /// For its script: `/status`, and what the charts need beside it: counters, whose rates are for the page to draw.

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use hyper::Request;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::cookie::{self, Cookie};
+use super::known::{self, Known};
 use super::{Admin, Response};
 use crate::app::App;
 use crate::heartbeat::wall_ms;
@@ -22,6 +23,7 @@ pub(super) struct Visit<'a, A: App> {
     pub(super) request_id: &'a Token,
     pub(super) cookie: Option<Cookie>,
     pub(super) query: Option<&'a str>,
+    headers: &'a HeaderMap,
     /// The client speaks TLS: its cookie must not travel otherwise.
     secure: bool,
 }
@@ -41,10 +43,9 @@ impl<'a, A: App> Visit<'a, A> {
         request_id: &'a Token,
         client: Client,
     ) -> Visit<'a, A> {
-        let sealed = head.headers().get_all(header::COOKIE).iter().filter_map(|field| field.to_str().ok());
-        let mut pairs = sealed.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let cookie = pairs.find(|(name, _)| *name == cookie::NAME);
-        let cookie = cookie.and_then(|(_, sealed)| Cookie::open(&admin.key, sealed, now()));
+        let headers = head.headers();
+        let cookie = given_cookie(headers, cookie::NAME);
+        let cookie = cookie.and_then(|sealed| Cookie::open(&admin.key, sealed, now()));
         Visit {
             shared,
             admin,
@@ -52,6 +53,7 @@ impl<'a, A: App> Visit<'a, A> {
             request_id,
             cookie,
             query: head.uri().query(),
+            headers,
             secure: client.tls,
         }
     }
@@ -73,20 +75,32 @@ impl<'a, A: App> Visit<'a, A> {
         pairs.find(|(given, _)| given == name).map(|(_, value)| value.into_owned())
     }
 
+    /// Whether the browser has logged in as this user before.
+    pub(super) fn known(&self, user: &Name) -> Option<Known> {
+        let sealed = given_cookie(self.headers, &Known::cookie_name(&self.admin.key, user))?;
+        Known::open(&self.admin.key, sealed, user, now())
+    }
+
     /// Has the browser keep a cookie.
     pub(super) fn give(&self, cookie: &Cookie, response: Response) -> Response {
         let age = cookie.expires.saturating_sub(now());
-        self.set_cookie(&cookie.seal(&self.admin.key), age, response)
+        self.set_cookie(cookie::NAME, &cookie.seal(&self.admin.key), age, response)
     }
 
-    /// Has the browser forget it.
+    /// Has the browser keep what it is known by.
+    pub(super) fn remember(&self, known: &Known, response: Response) -> Response {
+        let name = Known::cookie_name(&self.admin.key, known.name());
+        self.set_cookie(&name, &known.seal(&self.admin.key), known::LIFE, response)
+    }
+
+    /// Has the browser forget that it was logged in.
     pub(super) fn take_back(&self, response: Response) -> Response {
-        self.set_cookie("", 0, response)
+        self.set_cookie(cookie::NAME, "", 0, response)
     }
 
-    fn set_cookie(&self, value: &str, age: u64, mut response: Response) -> Response {
+    fn set_cookie(&self, name: &str, value: &str, age: u64, mut response: Response) -> Response {
         let secure = if self.secure { "; Secure" } else { "" };
-        let text = format!("{}={value}; Path=/admin/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}", cookie::NAME);
+        let text = format!("{name}={value}; Path=/admin/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}");
         if let Ok(value) = HeaderValue::from_str(&text) {
             response.headers_mut().append(header::SET_COOKIE, value);
         }
@@ -97,6 +111,13 @@ impl<'a, A: App> Visit<'a, A> {
     pub(super) fn from(&self) -> String {
         self.address.map_or_else(|| "unix".to_owned(), |address| address.to_string())
     }
+}
+
+/// The first cookie of this name.
+fn given_cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let fields = headers.get_all(header::COOKIE).iter().filter_map(|field| field.to_str().ok());
+    let mut pairs = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(given, _)| *given == name).map(|(_, value)| value)
 }
 
 /// Seconds since 1970.

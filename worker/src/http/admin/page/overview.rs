@@ -1,7 +1,7 @@
 //! The first page.
 
 use hyper::StatusCode;
-use maud::html;
+use maud::{Markup, html};
 use serde_json::Value;
 
 use super::{Notice, Operator, Response, framed, time, token};
@@ -14,6 +14,7 @@ pub(in crate::http::admin) fn overview(
     notice: Option<&Notice>,
     now: &Value,
     acts: &[Entry],
+    refusals: &[Entry],
 ) -> Response {
     let number = |value: &Value| value.as_u64().unwrap_or(0).to_string();
     let text = |value: &Value| value.as_str().unwrap_or("–").to_owned();
@@ -79,20 +80,31 @@ pub(in crate::http::admin) fn overview(
         section.card {
             h2 { "Last acts" }
             @if acts.is_empty() { p.hint { "None yet." } }
-            ol.acts {
-                @for act in acts {
-                    li {
-                        (time(act.at))
-                        " " b { (act.user.as_deref().unwrap_or("somebody")) }
-                        " " span { (act.action) }
-                        @if let Some(session) = &act.session { " " code { (session) } }
-                        @if let Some(outcome) = &act.outcome { " " span { (outcome) } }
-                        " " span.soft { "from " (act.from) }
-                    }
-                }
+            (entries("acts", acts))
+            @if !refusals.is_empty() {
+                h2 { "Refused logins" }
+                (entries("acts refusals", refusals))
             }
         }
         }
     };
     framed(StatusCode::OK, operator, "Overview", notice, &main)
+}
+
+fn entries(class: &str, entries: &[Entry]) -> Markup {
+    html! {
+        ol class=(class) {
+            @for entry in entries {
+                li {
+                    (time(entry.at))
+                    " " b { (entry.user.as_deref().unwrap_or("somebody")) }
+                    " " span { (entry.action) }
+                    @if let Some(attempts) = entry.attempts.filter(|attempts| *attempts > 1) { " " span { (attempts) " times" } }
+                    @if let Some(session) = &entry.session { " " code { (session) } }
+                    @if let Some(outcome) = &entry.outcome { " " span { (outcome) } }
+                    " " span.soft { "from " (entry.from) }
+                }
+            }
+        }
+    }
 }
