@@ -10,7 +10,7 @@ use crate::batch::{Batch, Publication};
 use crate::redis::Failure;
 
 pub(crate) use self::redis::{Driver, Event, Message, Redis, RedisSessions};
-pub(crate) use embedded::{Aim, Bucket, Embedded, Options, Ring};
+pub(crate) use embedded::{Aim, Bucket, Embedded, Login, Options, Ring};
 pub(crate) use health::Health;
 
 /// Why the backplane could not do its work.

@@ -67,8 +67,8 @@ pub enum SuperuserError {
 pub(crate) enum Superusers {
     /// In a file of this directory.
     Directory(PathBuf),
-    /// In a hash of this name.
-    Redis { line: Box<Line>, key: String },
+    /// In a hash of this name. Logins that were ended have keys with this prefix, in the same slot of a cluster.
+    Redis { line: Box<Line>, key: String, logouts: String },
 }
 
 impl Superusers {
@@ -78,28 +78,54 @@ impl Superusers {
             Some(redis) => Superusers::Redis {
                 line: Box::new(Line::new(redis)?),
                 key: format!("{}:{{admin}}:superusers", redis.prefix),
+                logouts: format!("{}:{{admin}}:logout:", redis.prefix),
             },
         })
+    }
+
+    /// Whether other hosts have the same.
+    pub(crate) fn are_shared(&self) -> bool {
+        matches!(self, Superusers::Redis { .. })
     }
 
     pub(crate) async fn find(&self, name: &Name) -> Result<Option<Superuser>, SuperuserError> {
         match self {
             Superusers::Directory(directory) => Ok(file::read(directory)?.remove(name)),
-            Superusers::Redis { line, key } => remote::find(line, key, name).await,
+            Superusers::Redis { line, key, .. } => remote::find(line, key, name).await,
+        }
+    }
+
+    /// Looks up the user of a login; `None` also if it was ended on another host.
+    pub(crate) async fn find_login(&self, name: &Name, login: u64) -> Result<Option<Superuser>, SuperuserError> {
+        match self {
+            Superusers::Directory(_) => self.find(name).await,
+            Superusers::Redis { line, key, logouts } => {
+                remote::find_login(line, key, name, &format!("{logouts}{login:016x}")).await
+            }
+        }
+    }
+
+    /// Ends a login on all other hosts, if there can be some.
+    pub(crate) async fn end_login(&self, login: u64, seconds: u64) -> Result<(), SuperuserError> {
+        match self {
+            Superusers::Directory(_) => Ok(()),
+            Superusers::Redis { line, logouts, .. } => {
+                remote::end_login(line, &format!("{logouts}{login:016x}"), seconds).await
+            }
         }
     }
 
     async fn list(&self) -> Result<Vec<(Name, Superuser)>, SuperuserError> {
         match self {
             Superusers::Directory(directory) => Ok(file::read(directory)?.into_iter().collect()),
-            Superusers::Redis { line, key } => remote::list(line, key).await,
+            Superusers::Redis { line, key, .. } => remote::list(line, key).await,
         }
     }
 
     async fn change(&self, change: Change) -> Result<(), SuperuserError> {
         match self {
             Superusers::Directory(directory) => file::change(directory, change),
-            Superusers::Redis { line, key } => remote::change(line, key, change).await,
+            Superusers::Redis { line, key, .. } => remote::change(line, key, change).await,
         }
     }
 }

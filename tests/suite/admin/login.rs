@@ -231,3 +231,44 @@ fn who_is_logged_in_stays_so_whatever_happens_to_processes() {
     assert_eq!(page.status, 200);
     assert!(page.body.contains("login"), "the last acts are there: {}", page.body);
 }
+
+/// What a copy of a login's cookie is answered: `/admin/` and `/admin/live`, by whichever workers are asked.
+fn copied(service: &Service, cookie: Option<&String>) -> Vec<(u16, u16)> {
+    let mut visitor = Visitor { cookie: cookie.cloned(), ..Visitor::default() };
+    let mut answers: Vec<(u16, u16)> = Vec::new();
+    for _ in 0..8 {
+        visitor.cookie = cookie.cloned();
+        let page = visitor.get(service.address, "/admin/").status;
+        visitor.cookie = cookie.cloned();
+        answers.push((page, visitor.get(service.address, "/admin/live").status));
+    }
+    answers.dedup();
+    answers
+}
+
+#[test]
+fn logging_out_ends_the_login_for_all_workers_and_whoever_comes_after_them() {
+    let builder = with_admin(Builder::new().with("--workers", "2"));
+    let service = builder.clone().start();
+    service.wait_all_serve();
+    let (mut leaving, staying) = (Visitor::logged_in(service.address), Visitor::logged_in(service.address));
+    let copy = leaving.cookie.clone();
+    assert_eq!(copied(&service, copy.as_ref()), [(200, 200)]);
+    assert_eq!(leaving.post(service.address, "/admin/logout", &[]).status, 303);
+    assert_eq!(copied(&service, copy.as_ref()), [(303, 403)]);
+    assert_eq!(copied(&service, staying.cookie.as_ref()), [(200, 200)], "another login of the same user");
+    // Once more, by somebody with a copy of the page: nothing is to be ended, and nothing is noted.
+    leaving.cookie.clone_from(&copy);
+    assert_eq!(leaving.post(service.address, "/admin/logout", &[]).status, 303);
+    let logouts = || service.log_lines().filter(|line| line["action"] == "logout").count();
+    assert_eq!(eventually("a line of the log", || Some(logouts()).filter(|n| *n > 0)), 1);
+    assert!(service.ctl(&["restart", "all"]).status.success());
+    assert_eq!(copied(&service, copy.as_ref()), [(303, 403)]);
+    service.signal(Signal::SIGKILL);
+    eventually("its workers are gone", || get(service.address, "/healthz").is_err().then_some(()));
+    drop(service);
+    let service = builder.start();
+    service.wait_all_serve();
+    assert_eq!(copied(&service, copy.as_ref()), [(303, 403)]);
+    assert_eq!(copied(&service, staying.cookie.as_ref()), [(200, 200)]);
+}

@@ -124,3 +124,43 @@ async fn a_reset_holds_for_what_a_host_remembers_better_than_redis() {
     assert_eq!(client.count().await, 1);
     assert_eq!(number(&mut visitor, &service, "abc", "count"), Some(1));
 }
+
+#[test]
+fn a_login_that_is_ended_at_one_host_is_ended_at_all() {
+    let redis = Redis::start();
+    make_ada(&redis.url());
+    let (here, there) = (host(&redis.url()), host(&redis.url()));
+    let mut visitor = Visitor::logged_in(here.address);
+    let copy = Visitor { cookie: visitor.cookie.clone(), ..Visitor::default() };
+    let status = |at: &Service| copy.clone().get(at.address, "/admin/live").status;
+    assert_eq!((status(&here), status(&there)), (200, 200));
+    assert_eq!(visitor.post(here.address, "/admin/logout", &[]).status, 303);
+    assert_eq!((status(&here), status(&there)), (403, 403));
+    let keys = redis.ask(&["KEYS", "*:{admin}:logout:*"]);
+    let key = keys.split_whitespace().find(|word| word.contains("logout")).expect("a key").trim_matches('"');
+    let ttl = redis.ask(&["TTL", key]);
+    assert!(ttl.split_whitespace().any(|word| word.parse().is_ok_and(|ttl: u64| ttl <= 36_000)), "{ttl}");
+}
+
+#[test]
+fn without_redis_a_login_ends_at_its_host_and_that_is_said() {
+    let redis = Redis::start();
+    make_ada(&redis.url());
+    let builder = Builder::new().with("--workers", "2").with("--redis-timeout", "1s");
+    let here = builder.with("--redis-url", redis.url()).env("SECRET_KEY", SECRET_KEY).start();
+    eventually("redis is there", || (here.metric("backplane_degraded") == 0.0).then_some(()));
+    let mut visitor = Visitor::logged_in(here.address);
+    let copy = Visitor { cookie: visitor.cookie.clone(), ..Visitor::default() };
+    redis.stop();
+    let answer = visitor.post(here.address, "/admin/logout", &[]);
+    assert_eq!((answer.status, visitor.cookie.as_ref()), (503, None), "{answer:?}");
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    let line = |line: serde_json::Value| line["action"] == "logout" && line["outcome"] == "on this host only";
+    eventually("a line of the log", || here.log_lines().any(line).then_some(()));
+    // Without asking Redis, and when it is back: by then it may have heard of it.
+    let status = || copy.clone().get(here.address, "/admin/live").status;
+    assert_eq!(status(), 403);
+    redis.cont();
+    eventually("redis is there", || (here.metric("backplane_degraded") == 0.0).then_some(()));
+    assert_eq!(status(), 403);
+}

@@ -11,6 +11,7 @@ mod attempts;
 mod bus;
 mod checkpoint;
 pub(crate) mod ledger;
+mod logouts;
 mod record;
 mod sessions;
 mod sweep;
@@ -37,6 +38,7 @@ pub(crate) use acts::Ring;
 pub(crate) use attempts::Bucket;
 use baton_ipc::fault;
 use bus::Bus;
+pub(crate) use logouts::Login;
 use record::Record;
 
 type Table = Database<'static, Bytes, Bytes>;

@@ -155,6 +155,14 @@ async fn route<A: App>(visit: &Visit<'_, A>, progress: &Progress, head: &Request
             };
         }
         "/admin/login" => return error::method_not_allowed("GET, HEAD, POST"),
+        // Also if it cannot be looked up who is logged in.
+        "/admin/logout" if is_post => {
+            return match form::read_checked(visit, progress, head, body).await {
+                Ok(_) => login::log_out(visit).await,
+                Err(refusal) => refusal,
+            };
+        }
+        "/admin/logout" => return error::method_not_allowed("POST"),
         _ => {}
     }
     let operator = match visit.operator().await {
@@ -172,11 +180,6 @@ async fn route<A: App>(visit: &Visit<'_, A>, progress: &Progress, head: &Request
         "/admin/" if is_get => overview::page(visit, &operator),
         "/admin/live" if is_get => overview::live(visit),
         "/admin/" | "/admin/live" => error::method_not_allowed("GET, HEAD"),
-        "/admin/logout" if is_post => match form::read_checked(visit, progress, head, body).await {
-            Ok(_) => login::log_out(visit, &operator),
-            Err(refusal) => refusal,
-        },
-        "/admin/logout" => error::method_not_allowed("POST"),
         "/admin/broadcast" if is_post => match form::read_checked(visit, progress, head, body).await {
             Ok(form) => broadcast::send(visit, &operator, &form).await,
             Err(refusal) => refusal,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use redis::{Cmd, cmd, from_redis_value};
+use redis::{Cmd, FromRedisValue, Value, cmd, from_redis_value};
 
 use super::{Change, Name, Superuser, SuperuserError};
 use crate::redis::{Failure, Line, Reason};
@@ -15,10 +15,38 @@ return 1
 ";
 
 pub(super) async fn find(line: &Line, key: &str, name: &Name) -> Result<Option<Superuser>, SuperuserError> {
+    let kept: Option<String> = ask(line, get(key, name)).await?;
+    Ok(kept.map(|kept| understand(&kept)).transpose()?)
+}
+
+/// Looks up a user, unless this login was ended.
+pub(super) async fn find_login(
+    line: &Line,
+    key: &str,
+    name: &Name,
+    logout: &str,
+) -> Result<Option<Superuser>, SuperuserError> {
+    // GET and not EXISTS, which the service's user needs not be allowed otherwise.
+    let mut ended = cmd("GET");
+    ended.arg(logout);
+    let [kept, ended] = ask_all(line, [get(key, name), ended]).await?;
+    let (kept, ended): (Option<String>, Option<String>) = (read(kept)?, read(ended)?);
+    let kept = kept.filter(|_| ended.is_none());
+    Ok(kept.map(|kept| understand(&kept)).transpose()?)
+}
+
+/// Ends a login on all hosts. It is forgotten after so many seconds.
+pub(super) async fn end_login(line: &Line, logout: &str, seconds: u64) -> Result<(), SuperuserError> {
+    let mut set = cmd("SET");
+    set.arg(logout).arg(1).arg("EX").arg(seconds.max(1));
+    let _: () = ask(line, set).await?;
+    Ok(())
+}
+
+fn get(key: &str, name: &Name) -> Cmd {
     let mut get = cmd("HGET");
     get.arg(key).arg(name.as_ref());
-    let kept: Option<String> = ask(line, get).await?;
-    Ok(kept.map(|kept| understand(&kept)).transpose()?)
+    get
 }
 
 pub(super) async fn list(line: &Line, key: &str) -> Result<Vec<(Name, Superuser)>, SuperuserError> {
@@ -53,10 +81,22 @@ pub(super) async fn change(line: &Line, key: &str, change: Change) -> Result<(),
     }
 }
 
-async fn ask<T: redis::FromRedisValue>(line: &Line, command: Cmd) -> Result<T, Failure> {
-    let odd = |error: &dyn std::fmt::Display| Failure::new(Reason::Other, format!("an answer that is none: {error}"));
-    let answer = line.execute(vec![command]).await?.pop().ok_or_else(|| odd(&"nothing"))??;
+async fn ask<T: FromRedisValue>(line: &Line, command: Cmd) -> Result<T, Failure> {
+    let [answer] = ask_all(line, [command]).await?;
+    read(answer)
+}
+
+async fn ask_all<const N: usize>(line: &Line, commands: [Cmd; N]) -> Result<[Value; N], Failure> {
+    let answers = line.execute(commands.into()).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    answers.try_into().map_err(|answers: Vec<Value>| odd(&format!("{} instead of {N}", answers.len())))
+}
+
+fn read<T: FromRedisValue>(answer: Value) -> Result<T, Failure> {
     from_redis_value(answer).map_err(|error| odd(&error))
+}
+
+fn odd(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Reason::Other, format!("malformed reply: {error}"))
 }
 
 fn understand(kept: &str) -> Result<Superuser, Failure> {

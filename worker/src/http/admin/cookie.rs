@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use crate::backplane::Login;
 use crate::settings::SecretKey;
 use crate::superusers::{Name, PasswordHash};
 use crate::token::Token;
@@ -60,6 +61,14 @@ impl Cookie {
     pub(super) fn for_user(key: &SecretKey, name: &Name, hash: &PasswordHash, now: u64) -> Cookie {
         let user = User { name: name.clone(), mark: mark(key, name, hash) };
         Cookie { user: Some(user), nonce: Token::random(), expires: now + SESSION_LIFE }
+    }
+
+    /// The login, if somebody is logged in: what ends when they log out.
+    pub(super) fn login(&self, key: &SecretKey) -> Option<Login> {
+        let number = |purpose: &str, text: &str| number(key, purpose, &[text.as_bytes()]);
+        let user = self.user.as_ref()?;
+        let (login, user) = (number("login", &self.nonce.to_string()), number("logins of", user.name.as_ref()));
+        Some(Login { number: login, user, expires: self.expires })
     }
 
     /// As the browser keeps it.

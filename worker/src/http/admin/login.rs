@@ -8,7 +8,7 @@ use super::audit::{self, Action};
 use super::cookie::Cookie;
 use super::form::Form;
 use super::known::Known;
-use super::visit::{Operator, Visit, now};
+use super::visit::{Visit, now};
 use super::waiting_room::{Guest, NoPlace};
 use super::{Response, page};
 use crate::app::App;
@@ -105,8 +105,50 @@ fn busy<A: App>(visit: &Visit<'_, A>, status: StatusCode, why: &str, seconds: u6
     response
 }
 
-/// Forgets the cookie.
-pub(super) fn log_out<A: App>(visit: &Visit<'_, A>, operator: &Operator) -> Response {
-    audit::note(visit, Some(&operator.name), Action::LoggedOut, None);
-    visit.take_back(page::see_other("/admin/login"))
+/// Ends the login on the server, and has the browser forget its cookie.
+pub(super) async fn log_out<A: App>(visit: &Visit<'_, A>) -> Response {
+    let login = visit.cookie.as_ref().and_then(|cookie| Some((cookie.user.as_ref()?, cookie.login(&visit.admin.key)?)));
+    let Some((user, login)) = login else { return page::logged_out() };
+    // Of this host first: that does not wait for anybody.
+    let here = visit.shared.hub.borrow_mut().backplane.host().end_login(login, now());
+    let elsewhere = visit.admin.superusers.end_login(login.number, login.expires.saturating_sub(now())).await;
+    let (ended, outcome) = outcome(&here, elsewhere.is_ok(), visit.admin.superusers.are_shared());
+    if let Err(error) = &here {
+        tracing::warn!(%error, "a login was not ended in the store of this host");
+    }
+    if let Err(error) = &elsewhere {
+        tracing::warn!(%error, "a login was not ended on other hosts");
+    }
+    // Who has ended it before cannot fill the page of the last acts with that.
+    if !matches!(here, Ok(false)) {
+        audit::note_outcome(visit, Some(&user.name), Action::LoggedOut, None, outcome);
+    }
+    let response = if ended { page::see_other("/admin/login") } else { page::logged_out_in_part() };
+    visit.take_back(response)
+}
+
+/// Whether a login has ended wherever it was good, and if not, where it has. Hosts that share superusers ask Redis about a
+/// login, whatever their own store says.
+fn outcome<E>(here: &Result<bool, E>, elsewhere: bool, are_shared: bool) -> (bool, Option<&'static str>) {
+    match (here.is_ok(), elsewhere) {
+        (true, true) => (true, None),
+        (false, true) if are_shared => (true, None),
+        (true, false) => (false, Some("on this host only")),
+        (false, _) => (false, Some("in this browser only")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_has_ended_where_nobody_accepts_it() {
+        let (written, failed) = (Ok::<bool, ()>(true), Err::<bool, ()>(()));
+        assert_eq!(outcome(&written, true, false), (true, None));
+        assert_eq!(outcome(&failed, true, false), (false, Some("in this browser only")));
+        assert_eq!(outcome(&failed, true, true), (true, None));
+        assert_eq!(outcome(&written, false, true), (false, Some("on this host only")));
+        assert_eq!(outcome(&failed, false, true), (false, Some("in this browser only")));
+    }
 }

@@ -126,6 +126,15 @@ pub(super) fn logged_out() -> Response {
     message(StatusCode::FORBIDDEN, "Not logged in", "Nothing was done.", ("/admin/login", "Log in"))
 }
 
+/// This browser has forgotten its login, which may still be good elsewhere.
+pub(super) fn logged_out_in_part() -> Response {
+    let text = "This browser has forgotten your login. It could not be ended everywhere; the log says why. Until it \
+                expires, whoever has a copy of its cookie can use it where it was not ended.";
+    let mut response = message(StatusCode::SERVICE_UNAVAILABLE, "Logged out here", text, ("/admin/login", "Log in"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(5));
+    response
+}
+
 /// An operator has asked for something that cannot be.
 pub(super) fn refused(operator: &Operator, reason: &str) -> Response {
     told(StatusCode::BAD_REQUEST, operator, "Refused", reason)

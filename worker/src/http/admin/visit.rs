@@ -9,6 +9,7 @@ use super::cookie::{self, Cookie};
 use super::known::{self, Known};
 use super::{Admin, Response};
 use crate::app::App;
+use crate::backplane::BackplaneError;
 use crate::heartbeat::wall_ms;
 use crate::proxies::Client;
 use crate::superusers::{Name, SuperuserError};
@@ -35,6 +36,15 @@ pub(super) struct Operator {
     pub(super) form_token: String,
 }
 
+/// Why it is not known who is logged in.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookupError {
+    #[error(transparent)]
+    Superuser(#[from] SuperuserError),
+    #[error("logins that were ended cannot be looked up: {0}")]
+    Store(#[from] BackplaneError),
+}
+
 impl<'a, A: App> Visit<'a, A> {
     pub(super) fn new(
         shared: &'a Shared<A>,
@@ -59,13 +69,19 @@ impl<'a, A: App> Visit<'a, A> {
     }
 
     /// Who is logged in, if anybody.
-    pub(super) async fn operator(&self) -> Result<Option<Operator>, SuperuserError> {
-        let Some((cookie, user)) = self.cookie.as_ref().and_then(|cookie| Some((cookie, cookie.user.as_ref()?))) else {
+    pub(super) async fn operator(&self) -> Result<Option<Operator>, LookupError> {
+        let key = &self.admin.key;
+        let Some(((cookie, user), login)) =
+            self.cookie.as_ref().and_then(|cookie| Some(((cookie, cookie.user.as_ref()?), cookie.login(key)?)))
+        else {
             return Ok(None);
         };
-        let superuser = self.admin.superusers.find(&user.name).await?;
-        let stands = superuser.is_some_and(|superuser| user.has(&self.admin.key, &superuser.hash));
-        let operator = || Operator { name: user.name.clone(), form_token: cookie.form_token(&self.admin.key) };
+        if self.shared.hub.borrow_mut().backplane.host().is_ended(login)? {
+            return Ok(None);
+        }
+        let superuser = self.admin.superusers.find_login(&user.name, login.number).await?;
+        let stands = superuser.is_some_and(|superuser| user.has(key, &superuser.hash));
+        let operator = || Operator { name: user.name.clone(), form_token: cookie.form_token(key) };
         Ok(stands.then(operator))
     }
 
