@@ -17,6 +17,8 @@ pub(crate) enum Incoming<'a> {
     Binary(&'a [u8]),
     Ping(&'a [u8]),
     Pong,
+    /// A frame is complete that is not the last of its message: nothing to act on, but to be counted.
+    Fragment,
     /// The peer's close, with its code if it gave one.
     Close(Option<u16>),
 }
@@ -225,7 +227,7 @@ impl Partial {
             return Ok(take(complete(frame.opcode, &std::mem::take(&mut self.control))?));
         }
         if !frame.last {
-            return Ok(Flow::Continue);
+            return Ok(take(Incoming::Fragment));
         }
         let Some(mut message) = self.message.take() else { return Ok(Flow::Continue) };
         message.check(true)?;

@@ -371,7 +371,7 @@ impl<A: App> Hub<A> {
                     frame::append(batch.bytes_for_reply(), Kind::Pong, data);
                     return Flow::Continue;
                 }
-                Incoming::Pong | Incoming::Close(_) => return Flow::Continue,
+                Incoming::Pong | Incoming::Fragment | Incoming::Close(_) => return Flow::Continue,
             };
             received += 1;
             let mut session = Session { token: &connection.token, batch, wishes: &mut wishes };

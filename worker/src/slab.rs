@@ -54,7 +54,7 @@ pub(crate) struct Connection<S> {
     pub(crate) resumed: bool,
     /// Something arrived since the last ping.
     pub(crate) heard: bool,
-    /// The second in which messages were last counted against the rate, and how many.
+    /// The second in which frames were last counted against the rate, and how many.
     pub(crate) rate: (u32, u32),
     /// Never used twice, unlike the key.
     pub(crate) id: u64,
@@ -205,7 +205,7 @@ impl<S> Connection<S> {
         self.inbox.held() + self.output.as_ref().map_or(0, |output| output.bytes.capacity())
     }
 
-    /// Counts one message against the rate; `false`: over it. Seconds are those of the worker's clock, so that a client
+    /// Counts one frame against the rate; `false`: over it. Seconds are those of the worker's clock, so that a client
     /// may send twice the rate across the border of two.
     #[inline]
     pub(crate) fn within_rate(&mut self, now_ms: u64, max: u32) -> bool {

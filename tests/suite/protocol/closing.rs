@@ -169,13 +169,42 @@ async fn more_messages_a_second_than_allowed_close_1008() {
     for n in 1..=20 {
         assert_eq!(raw.frame().await, count(n));
     }
-    assert_eq!(raw.close().await, (1008, "more than 20 messages a second".to_owned()));
+    assert_eq!(raw.close().await, (1008, "more than 20 frames a second".to_owned()));
     assert_eq!(service.metric(r#"websocket_errors_total{type="rate_limit"}"#), 1.0);
 
     // Pings cost as much as messages.
     let mut raw = Raw::connect(service.address, "/ws/chat/", b"").await;
     raw.send(&(0..41).flat_map(|_| frame(PING, b"")).collect::<Vec<u8>>()).await;
     assert_eq!(raw.close().await.0, 1008);
+}
+
+#[tokio::test]
+async fn each_fragment_counts_towards_the_rate() {
+    let service = Service::start(&[("--max-message-rate", "100")]);
+    // Eleven messages of nineteen frames, none with too many fragments, in one write: 209 frames, 100 for each of two
+    // seconds.
+    let message = [frame(BEGIN_TEXT, b""), frame(CONTINUE, b"").repeat(17), frame(CONTINUE_LAST, b"")].concat();
+    let mut raw = Raw::connect(service.address, "/ws/chat/", b"").await;
+    raw.send(&message.repeat(11)).await;
+    let mut counted = 0;
+    let close = loop {
+        match raw.frame().await.expect("a close before the end") {
+            (CLOSE, payload) => break payload,
+            answer => {
+                counted += 1;
+                assert_eq!(Some(answer), count(counted));
+            }
+        }
+    };
+    assert_eq!(close, [&1008_u16.to_be_bytes()[..], b"more than 100 frames a second"].concat());
+    assert!((5..=10).contains(&counted), "{counted} messages were counted");
+    assert_eq!(service.metric(r#"websocket_errors_total{type="rate_limit"}"#), 1.0);
+    // As many as are allowed are served.
+    let mut raw = Raw::connect(service.address, "/ws/chat/", b"").await;
+    raw.send(&message.repeat(5)).await;
+    for n in 1..=5 {
+        assert_eq!(raw.frame().await, count(n));
+    }
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ impl<A: App> Hub<A> {
             }
             End::Rate => {
                 self.metrics.error(Errors::Rate, 1);
-                let reason = format!("more than {} messages a second", self.settings.limits.max_message_rate);
+                let reason = format!("more than {} frames a second", self.settings.limits.max_message_rate);
                 frame::append_close(out, Some(1008), &reason);
                 self.fail(key);
             }
