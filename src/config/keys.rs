@@ -217,6 +217,12 @@ pub(crate) const KEYS: &[Key] = &[
     })
     .default("30s")
     .help("How long a client may leave output untaken"),
+    Key::one("message-timeout", Limits, "DURATION", |c, v| {
+        c.worker.limits.message_timeout = duration(v, MS_100..=60 * MINUTE)?;
+        Ok(())
+    })
+    .default("60s")
+    .help("How long a message may take from its first byte to its last; beyond it 1008"),
     Key::one("close-timeout", Limits, "DURATION", |c, v| {
         c.worker.limits.close_timeout = duration(v, MS_100..=10 * MINUTE)?;
         Ok(())

@@ -99,6 +99,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("max-message-rate", "-1", "a whole number from 0 to 10000000; or none"),
     ("max-message-size", "1MB", "a size in B, KiB"),
     ("max-output", "1KiB", "from 16KiB to 1GiB"),
+    ("message-timeout", "99ms", "from 100ms to 1h"),
     ("ping-interval", "never", "a duration with its unit, such as 500ms, 30s or 24h, from 100ms to 1d; or none"),
     ("redis-ca-file", "/dev/null", "a readable file of PEM certificates; /dev/null holds no PEM certificate; or none"),
     ("redis-prefix", "{baton}", "1 to 64 characters of A-Za-z0-9._:-"),

@@ -1,6 +1,8 @@
 //! Clients that take too much: of memory, of time, of descriptors. They are bounded and counted, the others notice
 //! nothing, and the service recovers by itself.
 
+mod unfinished;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -325,51 +327,6 @@ async fn a_message_that_is_too_big_is_refused_by_its_header() {
     let grown = procfs::rss(worker(&service)).saturating_sub(before);
     assert!(grown < 20 * MIB as u64, "{} KiB", grown / 1024);
     assert_eq!(service.metric("websocket_errors_total{type=\"too_big\"}"), 3.0);
-    witness.is_served().await;
-}
-
-#[tokio::test]
-async fn unfinished_messages_are_bounded_together() {
-    let limits = [("--max-buffer-memory", "2MiB"), ("--max-message-size", "1MiB")];
-    let service = limits.iter().fold(one_worker(), |builder, (flag, value)| builder.with(flag, value)).start();
-    let mut witness = Witness::of(&service).await;
-    let message = frame(0x81, &[b'x'; 200 * KIB]);
-    let mut early = Raw::connect(service.address, "/ws/chat/", b"").await;
-    early.send(&message[..100 * KIB]).await;
-    eventually_async("the first half", async || {
-        (service.metric("websocket_buffered_bytes") >= 100.0 * KIB as f64).then_some(())
-    })
-    .await;
-    let mut crowd = Vec::new();
-    for _ in 0..40 {
-        let mut raw = Raw::connect(service.address, "/ws/chat/", b"").await;
-        // It may be closed while it sends.
-        let _ = raw.stream.write_all(&message[..150 * KIB]).await;
-        crowd.push(raw);
-    }
-    wait_error(&service, "memory", 1.0).await;
-    let buffered = service.metric("websocket_buffered_bytes");
-    eprintln!("{} KiB are held", buffered as usize / KIB);
-    assert!(buffered < 3.0 * MIB as f64, "{buffered}");
-    witness.is_served().await;
-    let mut refused = 0;
-    for raw in &mut crowd {
-        if let Ok(Some((0x88, close))) = timeout(QUIET / 10, raw.frame()).await {
-            assert_eq!(close[..2], 1013_u16.to_be_bytes());
-            assert!(close[2..].starts_with(b"retry_ms="));
-            refused += 1;
-        }
-    }
-    eprintln!("{refused} of 40 were told to come back");
-    assert!((20..40).contains(&refused), "{refused}");
-    drop(crowd);
-    // Those who were in time are unaffected.
-    early.send(&message[100 * KIB..]).await;
-    assert_eq!(early.frame().await.expect("an answer").1, br#"{"count":1}"#);
-    eventually_async("the end of all that was buffered", async || {
-        (service.metric("websocket_buffered_bytes") == 0.0).then_some(())
-    })
-    .await;
     witness.is_served().await;
 }
 

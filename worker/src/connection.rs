@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::growth;
+
 /// The longest frame header: two bytes, eight of length, four of mask.
 const MAX_HEADER: usize = 14;
 /// The longest payload of a control frame (RFC 6455 section 5.5).
@@ -68,6 +70,8 @@ pub(crate) struct Inbox(Option<Box<Partial>>);
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Partial {
+    /// When its first byte was read, in milliseconds of `CLOCK_MONOTONIC`.
+    since_ms: u64,
     /// Bytes of a header that is incomplete.
     header: Vec<u8>,
     /// The frame whose payload is incomplete.
@@ -98,11 +102,12 @@ struct Message {
 }
 
 impl Inbox {
-    /// Takes `input`, hands on each complete item, keeps what is incomplete. After `Stop` or an error nothing more may
-    /// be fed.
+    /// Takes `input`, which was read at `now_ms`, hands on each complete item, keeps what is incomplete. After `Stop` or an
+    /// error nothing more may be fed.
     pub(crate) fn feed(
         &mut self,
         mut input: &mut [u8],
+        now_ms: u64,
         bounds: Bounds,
         mut take: impl FnMut(Incoming<'_>) -> Flow,
     ) -> Result<Flow, Violation> {
@@ -119,7 +124,7 @@ impl Inbox {
                         }
                         continue;
                     }
-                    None => self.0 = Some(Box::default()),
+                    None => self.0 = Some(Box::new(Partial { since_ms: now_ms, ..Partial::default() })),
                 }
             }
             let Some(partial) = self.0.as_mut() else { continue };
@@ -135,12 +140,17 @@ impl Inbox {
         Ok(Flow::Continue)
     }
 
-    /// Bytes that it owns.
+    /// Bytes that it holds.
     pub(crate) fn held(&self) -> usize {
         self.0.as_ref().map_or(0, |partial| {
-            let message = partial.message.as_ref().map_or(0, |message| message.data.capacity());
-            size_of::<Partial>() + partial.header.capacity() + partial.control.capacity() + message
+            let message = partial.message.as_ref().map_or(0, |message| message.data.len());
+            size_of::<Partial>() + partial.header.len() + partial.control.len() + message
         })
+    }
+
+    /// Since when it holds a message, frame or header that is incomplete, in milliseconds of `CLOCK_MONOTONIC`.
+    pub(crate) fn since_ms(&self) -> Option<u64> {
+        self.0.as_ref().map(|partial| partial.since_ms)
     }
 }
 
@@ -166,9 +176,9 @@ impl Partial {
         frame.left -= length as u64;
         self.frame = Some(frame);
         match &mut self.message {
-            _ if is_control(frame.opcode) => self.control.extend_from_slice(payload),
+            _ if is_control(frame.opcode) => growth::append(&mut self.control, payload),
             Some(message) => {
-                message.data.extend_from_slice(payload);
+                growth::append(&mut message.data, payload);
                 message.check(false)?;
             }
             None => return Err(Violation::Protocol("a payload without a message")),

@@ -7,7 +7,7 @@ pub fn feed(stream: &[u8], cut: usize) -> (Vec<String>, Option<u16>) {
     let bounds = Bounds { message_size: 4096, fragments: 64 };
     let (mut inbox, mut items) = (Inbox::default(), Vec::new());
     for piece in stream.chunks(cut.max(1)) {
-        let fed = inbox.feed(&mut piece.to_vec(), bounds, |incoming| {
+        let fed = inbox.feed(&mut piece.to_vec(), 0, bounds, |incoming| {
             items.push(format!("{incoming:?}"));
             Flow::Continue
         });

@@ -6,6 +6,7 @@ mod ending;
 mod fanout;
 mod handoff;
 mod health;
+mod holders;
 mod output;
 
 use std::collections::BTreeMap;
@@ -91,9 +92,9 @@ pub(crate) struct Hub<A: App> {
     changed: Vec<usize>,
     /// Connections that must be gone at a time (milliseconds of `CLOCK_MONOTONIC`): key and id.
     deadlines: Vec<(u64, usize, u64)>,
-    /// Connections whose output began to wait: key and id.
-    waiting: Vec<(usize, u64)>,
-    /// Memory in unfinished messages and waiting output, in bytes.
+    /// Connections that hold memory, each once, and some that did a second ago: key and id.
+    holders: Vec<(usize, u64)>,
+    /// Memory in unfinished messages, waiting output and bytes not looked at, in bytes.
     held: usize,
     /// Messages of this turn.
     received: u64,
@@ -126,8 +127,6 @@ enum End {
     Peer(Option<u16>),
     App(u16, String),
     Rate,
-    /// All connections together hold too much.
-    Memory,
     Violation(Violation),
 }
 
@@ -162,7 +161,7 @@ impl<A: App> Hub<A> {
             again: Vec::new(),
             changed: Vec::new(),
             deadlines: Vec::new(),
-            waiting: Vec::new(),
+            holders: Vec::new(),
             held: 0,
             received: 0,
             sent: 0,
@@ -240,6 +239,7 @@ impl<A: App> Hub<A> {
             hold: Hold::None,
             ended_by: Closes::Lost,
             heard: true,
+            listed: false,
             resumed: upgraded.resumed,
             rate: (0, 0),
             id: self.next_id,
@@ -278,8 +278,9 @@ impl<A: App> Hub<A> {
         self.end_part(key, wishes, None);
         self.finish(begun);
         if !upgraded.early.is_empty() {
-            self.early.insert(key, upgraded.early);
+            self.keep_early(key, upgraded.early);
             self.read(key, false);
+            self.relieve();
             self.finish(begun);
         }
         // Its 101 went out before the drain began, and nobody else will tell it.
@@ -299,26 +300,27 @@ impl<A: App> Hub<A> {
     }
 
     /// Reads what has arrived, at most a scratchful. A short read ends the reading, unless the end of the stream may be
-    /// behind it: then it goes on `to_the_end`.
-    pub(crate) fn read(&mut self, key: usize, to_the_end: bool) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+    /// behind it: then it goes on `to_the_end`. `true`: more may have arrived, which the next turn reads.
+    pub(crate) fn read(&mut self, key: usize, to_the_end: bool) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
         if connection.hold >= Hold::Parked {
-            return;
+            return false;
         }
         // A client that does not take its replies is not read: it fills its own send queue, not our memory. But what has
         // come before a goodbye is answered before it.
         if connection.phase == Phase::Open && connection.output.is_some() && !self.draining {
-            return;
+            return false;
         }
         if connection.is_looked_up() {
             // Its session is being looked up. If it cannot be known now, what it sends must not have been counted.
-            return;
+            return false;
         }
         connection.heard = true;
-        if let Some(mut early) = self.early.remove(&key) {
+        if let Some(mut early) = self.take_early(key) {
             self.feed(key, &mut early);
         }
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        let mut more = false;
         let mut scratch = std::mem::take(&mut self.scratch);
         match connection.receive(&mut scratch) {
             Ok(Received::Bytes(n)) => {
@@ -326,7 +328,8 @@ impl<A: App> Hub<A> {
                     self.feed(key, &mut scratch[..n]);
                 }
                 // After a short read the next bytes are a new event; an end that was there already is not.
-                if n == scratch.len() || to_the_end {
+                more = n == scratch.len() || to_the_end;
+                if more {
                     self.again.push(key);
                 }
             }
@@ -338,6 +341,7 @@ impl<A: App> Hub<A> {
             }
         }
         self.scratch = scratch;
+        more
     }
 
     /// Gives what arrived to the engine, and its messages to the app.
@@ -350,7 +354,7 @@ impl<A: App> Hub<A> {
         let (mut wishes, mut end, mut received, mut answered) = (Wishes::default(), None, 0, false);
         let mut inbox = std::mem::take(&mut connection.inbox);
         batch.begin();
-        let outcome = inbox.feed(input, bounds, |incoming| {
+        let outcome = inbox.feed(input, *now_ms, bounds, |incoming| {
             if let Incoming::Close(code) = incoming {
                 answered = end.is_some();
                 end.get_or_insert(End::Peer(code));
@@ -388,9 +392,7 @@ impl<A: App> Hub<A> {
             end.get_or_insert(End::Violation(violation));
         }
         self.received += received;
-        if self.account(key, held) && end.is_none() {
-            end = Some(End::Memory);
-        }
+        let too_much = self.account(key, held);
         self.end_part(key, wishes, end);
         if closed && outcome.is_err() {
             // Not even its answer to our close could be understood.
@@ -398,6 +400,9 @@ impl<A: App> Hub<A> {
         }
         if answered {
             self.end(key, Phase::Done, Closes::Server);
+        }
+        if too_much {
+            self.relieve();
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `handoff` | how connections pass from one worker process to another |
 //! | `hub` | all WebSockets and the turn of the event loop |
 //! | `connection` | the WebSocket protocol, sans I/O |
+//! | `growth` | how buffers of clients grow |
 //! | `count` | what a count is, and what a reset makes of it |
 //! | `batch` | what a turn gathers, to be committed together |
 //! | `backplane` | what workers share: counts and publications |
@@ -28,6 +29,7 @@ mod batch;
 mod connection;
 mod count;
 mod frame;
+mod growth;
 mod handoff;
 mod header_list;
 mod heartbeat;

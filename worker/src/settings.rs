@@ -85,6 +85,8 @@ pub struct Limits {
     pub max_handshakes: usize,
     /// How long a client may leave output untaken before it is closed 1008.
     pub write_timeout: Duration,
+    /// How long a client may take from the first byte of a message to its last before it is closed 1008.
+    pub message_timeout: Duration,
     /// How long a client may take to answer a close.
     pub close_timeout: Duration,
     /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged.
@@ -105,6 +107,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 4096,
             write_timeout: Duration::from_secs(30),
+            message_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(5),
             user_timeout: Duration::from_secs(60),
             ping_interval: None,

@@ -11,6 +11,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
 
 use crate::connection::Inbox;
+use crate::growth;
 use crate::metrics::Closes;
 use crate::rooms::Joined;
 use crate::token::Token;
@@ -54,6 +55,8 @@ pub(crate) struct Connection<S> {
     pub(crate) resumed: bool,
     /// Something arrived since the last ping.
     pub(crate) heard: bool,
+    /// It holds memory, or did when that was looked at last: it is in the list of those.
+    pub(crate) listed: bool,
     /// The second in which frames were last counted against the rate, and how many.
     pub(crate) rate: (u32, u32),
     /// Never used twice, unlike the key.
@@ -108,11 +111,20 @@ impl Output {
 
     /// What is sent makes room first, or a client that is always a little behind would have us keep all it ever got.
     fn append(&mut self, bytes: &[u8]) {
+        self.make_room();
+        growth::append(&mut self.bytes, bytes);
+    }
+
+    /// Lets go of what is sent, once it is more than what waits.
+    fn make_room(&mut self) {
         if self.sent > self.bytes.len() / 2 {
-            self.bytes.drain(..self.sent);
-            self.sent = 0;
+            growth::drop_front(&mut self.bytes, std::mem::take(&mut self.sent));
         }
-        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Bytes that it holds.
+    fn held(&self) -> usize {
+        size_of::<Output>() + self.bytes.len()
     }
 }
 
@@ -138,19 +150,18 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Sends `bytes` after what waits already; what the socket does not take begins to wait. `true`: it has just begun.
-    pub(crate) fn transmit(&mut self, key: usize, bytes: &[u8], registry: &Registry, now_ms: u64) -> io::Result<bool> {
+    /// Sends `bytes` after what waits already; what the socket does not take waits.
+    pub(crate) fn transmit(&mut self, key: usize, bytes: &[u8], registry: &Registry, now_ms: u64) -> io::Result<()> {
         if let Some(output) = &mut self.output {
             output.append(bytes);
-            return Ok(false);
+            return Ok(());
         }
         let sent = self.send(bytes)?;
         if sent == bytes.len() {
-            return Ok(false);
+            return Ok(());
         }
         self.output = Some(Box::new(Output { bytes: bytes[sent..].to_vec(), sent: 0, since_ms: now_ms }));
-        self.watch(key, Interest::READABLE | Interest::WRITABLE, registry)?;
-        Ok(true)
+        self.watch(key, Interest::READABLE | Interest::WRITABLE, registry)
     }
 
     /// Sends what waits. `true`: nothing waits any more.
@@ -161,6 +172,7 @@ impl<S> Connection<S> {
             if output.waiting() > 0 {
                 if sent > 0 {
                     output.since_ms = now_ms;
+                    output.make_room();
                 }
                 self.output = Some(output);
                 return Ok(false);
@@ -200,9 +212,9 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Bytes that it owns beyond itself.
+    /// Bytes that it holds beyond itself.
     pub(crate) fn held(&self) -> usize {
-        self.inbox.held() + self.output.as_ref().map_or(0, |output| output.bytes.capacity())
+        self.inbox.held() + self.output.as_ref().map_or(0, |output| output.held())
     }
 
     /// Counts one frame against the rate; `false`: over it. Seconds are those of the worker's clock, so that a client
@@ -246,7 +258,7 @@ mod tests {
             output.append(&[1; 100]);
             assert_eq!(output.waiting(), 1000);
         }
-        assert!(output.bytes.capacity() <= 8000, "{} bytes", output.bytes.capacity());
+        assert!(output.bytes.capacity() <= 2300, "{} bytes", output.bytes.capacity());
         output.sent = output.bytes.len() - 1;
         output.append(b"xy");
         assert_eq!((&output.bytes[output.sent..], output.sent), (&b"\x01xy"[..], 0));

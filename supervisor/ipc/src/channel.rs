@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::mapping::{SIZE_SEALS, ensure_sealed};
 
 /// The version of what crosses here. A packet of another version is refused, never guessed at.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// The version that this process speaks: a build with debug assertions can be told to pretend that it is another one.
 pub fn version() -> u16 {

@@ -44,7 +44,7 @@ pub const GAUGE_LIMIT: usize = 1;
 pub const COUNTER_MESSAGES: usize = 0;
 
 // The last byte counts the layouts.
-const MAGIC: u64 = u64::from_le_bytes(*b"batonsb\x02");
+const MAGIC: u64 = u64::from_le_bytes(*b"batonsb\x03");
 const LINE: usize = 64;
 const HEADER_BYTES: usize = 4096;
 const SLOT_WORDS: usize = 32;

@@ -7,6 +7,7 @@ use tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::*;
 
+const NOW: u64 = 1000;
 const BOUNDS: Bounds = Bounds { message_size: 4096, fragments: 64 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ fn feed(stream: &[u8], cuts: &[usize]) -> (Vec<Item>, Result<Flow, Violation>) {
     let (mut items, mut inbox, mut rest) = (Vec::new(), Inbox::default(), stream.to_vec());
     for cut in cuts.iter().cycle() {
         let mut piece: Vec<u8> = rest.drain(..(*cut).min(rest.len())).collect();
-        match inbox.feed(&mut piece, BOUNDS, |incoming| {
+        match inbox.feed(&mut piece, NOW, BOUNDS, |incoming| {
             let item = Item::from(incoming);
             let stop = matches!(item, Item::Close(_));
             items.push(item);
@@ -80,10 +81,47 @@ fn a_connection_at_rest_owns_nothing() {
     let mut inbox = Inbox::default();
     let mut half = frame(TEXT, true, b"hello");
     let mut rest = half.split_off(7);
-    inbox.feed(&mut half, BOUNDS, |_| Flow::Continue).unwrap();
+    inbox.feed(&mut half, NOW, BOUNDS, |_| Flow::Continue).unwrap();
     assert!(inbox.held() > 0);
-    inbox.feed(&mut rest, BOUNDS, |_| Flow::Continue).unwrap();
+    inbox.feed(&mut rest, NOW, BOUNDS, |_| Flow::Continue).unwrap();
     assert_eq!((inbox.held(), size_of::<Inbox>()), (0, 8));
+}
+
+#[test]
+fn what_is_held_is_what_has_come_and_little_more_is_taken() {
+    let bounds = Bounds { message_size: 1 << 20, fragments: 64 };
+    let (mut inbox, mut sent) = (Inbox::default(), 0);
+    let mut whole = frame(BINARY, true, &vec![b'x'; 700_000]);
+    for piece in whole.chunks_mut(1460) {
+        sent += piece.len();
+        inbox.feed(piece, NOW, bounds, |_| Flow::Continue).unwrap();
+        let Some(partial) = &inbox.0 else { break };
+        assert!((sent..sent + 256).contains(&inbox.held()), "{} of {sent}", inbox.held());
+        let capacity = partial.message.as_ref().unwrap().data.capacity();
+        assert!(capacity <= sent + sent / 8 + 16, "{capacity} for {sent}");
+    }
+    assert_eq!(sent, 700_014);
+}
+
+#[test]
+fn a_message_is_unfinished_since_its_first_byte() {
+    let mut inbox = Inbox::default();
+    let mut feed = |now_ms: u64, bytes: &[u8]| {
+        inbox.feed(&mut bytes.to_vec(), now_ms, BOUNDS, |_| Flow::Continue).unwrap();
+        inbox.since_ms()
+    };
+    let (begin, end) = (frame(TEXT, false, b"begins"), frame(CONTINUATION, true, b"ends"));
+    // Neither more of it nor a ping in it makes it younger.
+    assert_eq!(feed(10, &begin[..1]), Some(10));
+    assert_eq!(feed(20, &begin[1..8]), Some(10));
+    assert_eq!(feed(30, &begin[8..]), Some(10));
+    assert_eq!(feed(40, &frame(PING, true, b"")), Some(10));
+    assert_eq!(feed(50, &end), None);
+    // What begins behind the end of another is as old as the bytes it came with.
+    assert_eq!(feed(60, &begin), Some(60));
+    assert_eq!(feed(70, &[&end[..], &begin[..3]].concat()), Some(70));
+    assert_eq!(feed(80, &[&begin[3..], &end[..]].concat()), None);
+    assert_eq!(feed(90, &frame(TEXT, true, b"whole")), None);
 }
 
 #[test]
@@ -160,7 +198,7 @@ fn each_frame_is_handed_on_once_whichever_it_is() {
 fn fragments_end_the_reading_where_they_are_too_many() {
     let mut stream = [frame(TEXT, false, b""), frame(CONTINUATION, false, b"").repeat(20)].concat();
     let (mut inbox, mut seen) = (Inbox::default(), 0);
-    let flow = inbox.feed(&mut stream, BOUNDS, |_| {
+    let flow = inbox.feed(&mut stream, NOW, BOUNDS, |_| {
         seen += 1;
         if seen == 5 { Flow::Stop } else { Flow::Continue }
     });

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{End, Hub, retry_hint};
 use crate::app::App;
-use crate::connection::{Inbox, Violation};
+use crate::connection::Violation;
 use crate::frame;
 use crate::metrics::{Closes, Errors, Gauge};
 use crate::slab::{Connection, Hold, Phase};
@@ -32,14 +32,6 @@ impl<A: App> Hub<A> {
                 frame::append_close(out, Some(1008), &reason);
                 self.fail(key);
             }
-            End::Memory => {
-                self.metrics.error(Errors::Memory, 1);
-                if !answered {
-                    let reason = retry_hint(&self.settings);
-                    frame::append_close(self.batch.bytes_for_reply(), Some(1013), &reason);
-                }
-                self.fail(key);
-            }
             End::Violation(violation) => {
                 self.metrics.error(error_of(violation), 1);
                 if !answered {
@@ -52,10 +44,7 @@ impl<A: App> Hub<A> {
 
     /// What comes from it from now on is thrown away, and so is what has come of an unfinished message.
     pub(super) fn fail(&mut self, key: usize) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let held = connection.held();
-        connection.inbox = Inbox::default();
-        self.account(key, held);
+        self.drop_input(key);
         self.end(key, Phase::Failed, Closes::Server);
     }
 
@@ -114,17 +103,7 @@ impl<A: App> Hub<A> {
                 self.deadlines.push((deadline, key, id))
             }
         }
-        let patience = self.settings.limits.write_timeout.as_millis() as u64;
-        let waiting = std::mem::take(&mut self.waiting);
-        for (key, id) in waiting {
-            let Some(connection) = self.connections.get(key).filter(|connection| connection.id == id) else { continue };
-            let Some(output) = &connection.output else { continue };
-            if output.since_ms + patience <= now_ms && connection.hold != Hold::Offered {
-                self.fail_slow(key)
-            } else {
-                self.waiting.push((key, id))
-            }
-        }
+        self.look_at_holders();
         self.finish_quietly();
     }
 
@@ -144,24 +123,8 @@ impl<A: App> Hub<A> {
         }
     }
 
-    /// Closes a client that does not read, 1008. It sees the close if it reads on within the close timeout.
-    pub(super) fn fail_slow(&mut self, key: usize) {
-        let Some(connection) = self.connections.get(key).filter(|c| c.phase != Phase::Failed) else { return };
-        tracing::warn!(
-            connection_id = connection.name(),
-            session_uuid = %connection.token,
-            queued = connection.output.as_ref().map_or(0, |output| output.waiting()),
-            "a client does not read; closing it"
-        );
-        self.metrics.error(Errors::SlowReader, 1);
-        if self.connections[key].phase == Phase::Open {
-            self.close(key, 1008, "messages are not being read");
-        }
-        self.fail(key);
-    }
-
     /// Puts a close behind whatever is on its way to a connection.
-    fn close(&mut self, key: usize, code: u16, reason: &str) {
+    pub(super) fn close(&mut self, key: usize, code: u16, reason: &str) {
         self.batch.begin();
         frame::append_close(self.batch.bytes_for_reply(), Some(code), reason);
         self.seal_part(key);
@@ -254,9 +217,9 @@ impl<A: App> Hub<A> {
 
     fn remove(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
-        self.early.remove(&key);
+        self.take_early(key);
         connection.deregister(self.poll.registry());
-        self.held = self.held.saturating_sub(connection.held());
+        self.drop_held(connection.held());
         self.rooms.leave_all(key, connection.rooms.take());
         if connection.shown > 0 || connection.resumed {
             self.batch.touch(connection.token.clone());
@@ -266,7 +229,6 @@ impl<A: App> Hub<A> {
             self.metrics.error(Errors::Lost, 1);
         }
         self.metrics.gauge(Gauge::Connections, self.connections.len() as u64);
-        self.metrics.gauge(Gauge::Buffered, self.held as u64);
         tracing::info!(
             connection_id = connection.name(),
             session_uuid = %connection.token,

@@ -132,8 +132,8 @@ impl<A: App> Hub<A> {
                 continue;
             }
             let mut connection = self.connections.remove(*key);
-            self.early.remove(key);
-            self.held = self.held.saturating_sub(connection.held());
+            self.take_early(*key);
+            self.drop_held(connection.held());
             self.rooms.leave_all(*key, connection.rooms.take());
             tracing::debug!(
                 connection_id = connection.name(),
@@ -143,7 +143,6 @@ impl<A: App> Hub<A> {
         }
         self.metrics.add(Single::HandedOver, names.len() as u64);
         self.metrics.gauge(Gauge::Connections, self.connections.len() as u64);
-        self.metrics.gauge(Gauge::Buffered, self.held as u64);
     }
 
     /// These stay after all, whatever was planned for them.
@@ -189,6 +188,7 @@ impl<A: App> Hub<A> {
             ended_by: carried.ended_by,
             // It was not read for a moment: that is not its client's silence.
             heard: true,
+            listed: false,
             resumed: carried.resumed,
             rate: carried.rate,
             id: carried.id,
@@ -207,9 +207,6 @@ impl<A: App> Hub<A> {
             rooms: None,
             state,
         });
-        if connection.output.is_some() {
-            self.waiting.push((key, connection.id));
-        }
         if let Some(deadline) = carried.deadline_ms {
             self.deadlines.push((deadline, key, connection.id));
         }
@@ -217,12 +214,9 @@ impl<A: App> Hub<A> {
             self.rooms.join(room, key, &mut connection.rooms);
         }
         let registered = connection.register(key, self.poll.registry());
-        if self.account(key, 0) {
-            self.cut_for_memory(key);
-        }
-        if !carried.early.is_empty() {
-            self.early.insert(key, carried.early);
-        }
+        self.account(key, 0);
+        self.keep_early(key, carried.early);
+        self.relieve();
         if !late.is_empty() || carried.published.is_some() {
             self.late.insert(key, Late { published: carried.published, bytes: late.to_vec() });
         }
