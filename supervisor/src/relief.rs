@@ -119,9 +119,8 @@ impl Supervisor<'_> {
             if self.now < at || place.leaving.iter().any(|leaving| leaving.worker.side == side) {
                 continue;
             }
-            let row = self.board.row(slot, side);
-            row.clear_gauges();
-            row.started().set(baton_ipc::scoreboard::monotonic_ms());
+            self.board.clear(slot, side);
+            self.board.row(slot, side).started().set(baton_ipc::scoreboard::monotonic_ms());
             match process::fork(side, self.now) {
                 Ok(Fork::Child(channel)) => return Some((Birth { slot, side, accepting: false }, channel)),
                 Ok(Fork::Parent(worker)) => {

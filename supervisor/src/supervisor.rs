@@ -290,10 +290,9 @@ impl<'a> Supervisor<'a> {
     /// Forks what is due. In the child: what it is.
     fn fork_workers(&mut self) -> Option<(Birth, Channel)> {
         while let Some(slot) = self.to_fork.pop_first() {
-            let row = self.row(slot);
-            row.clear_gauges();
-            row.started().set(baton_ipc::scoreboard::monotonic_ms());
             let side = self.place(slot).side;
+            self.board.clear(slot, side);
+            self.board.row(slot, side).started().set(baton_ipc::scoreboard::monotonic_ms());
             match process::fork(side, self.now) {
                 Ok(Fork::Child(channel)) => return Some((Birth { slot, side, accepting: self.accepting() }, channel)),
                 Ok(Fork::Parent(worker)) => {

@@ -175,7 +175,7 @@ impl Supervisor<'_> {
             words = format!("{words}: {complaint}");
         }
         let side = worker.side;
-        self.board.row(slot, side).clear_gauges();
+        self.board.clear(slot, side);
         let (held, now) = (self.holds(who), self.now);
         let place = self.place_mut(slot);
         if held {

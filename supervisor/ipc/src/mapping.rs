@@ -4,9 +4,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -84,6 +84,16 @@ impl Mapping {
         assert!(offset + count <= self.length, "outside the shared memory");
         // SAFETY: as in `words`; bytes need no alignment.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().byte_add(offset).cast(), count) }
+    }
+
+    /// Zeroes whole pages, and gives their memory back.
+    pub(crate) fn clear(&self, offset: usize, count: usize) {
+        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if fallocate(&self.memfd, hole, offset as i64, count as i64).is_err() {
+            // The kernel has no holes in a memfd: the same, one word at a time.
+            let words = self.words(offset, count / 8).iter();
+            words.for_each(|word| word.store(0, Ordering::Relaxed));
+        }
     }
 
     pub(crate) fn memfd(&self) -> BorrowedFd<'_> {

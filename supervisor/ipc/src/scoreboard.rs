@@ -8,17 +8,20 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 
 use crate::logring::{LogRing, RING_BYTES};
 use crate::mapping::Mapping;
 
+mod addresses;
 mod takeovers;
 mod view;
 
+pub use addresses::{AddressKey, Connections, NewSessions, network};
 pub use takeovers::{Fate, Outcome, Takeovers};
 pub use view::SlotView;
 
@@ -54,7 +57,14 @@ const ROWS: usize = MAX_SLOTS as usize * Side::ALL.len();
 const PLACES: usize = MAX_SLOTS as usize + 1;
 const RINGS: usize = PLACES * Side::ALL.len();
 const RINGS_AT: usize = (HEADER_BYTES + ROWS * ROW_BYTES).next_multiple_of(4096);
-const TOTAL: usize = RINGS_AT + RINGS * RING_BYTES;
+// Tables that are large and nearly empty: pages cost memory only once they are touched.
+const CONNECTIONS_AT: usize = (RINGS_AT + RINGS * RING_BYTES).next_multiple_of(4096);
+const CONNECTIONS_BYTES: usize = addresses::ENTRIES * 8;
+const NEW_SESSIONS_AT: usize = CONNECTIONS_AT + ROWS * CONNECTIONS_BYTES;
+const TOTAL: usize = NEW_SESSIONS_AT + addresses::CELLS * 8;
+
+/// A worker that has not reported for so long is gone: what it has counted counts no more.
+const LIVE_MS: u64 = 60_000;
 
 // Words of the header.
 const H_MAGIC: usize = 0;
@@ -62,6 +72,7 @@ const H_TOTAL: usize = 1;
 const H_SLOTS: usize = 2;
 const H_STARTED: usize = 3;
 const H_ID: usize = 4;
+const H_SECRET: usize = 5;
 // Words that an older binary of the same layout leaves alone.
 const H_TAKEOVERS: usize = 8;
 const H_RINGS: usize = 64;
@@ -282,7 +293,7 @@ impl<'a> Row<'a> {
     }
 
     /// Clears what only a living worker can vouch for.
-    pub fn clear_gauges(&self) {
+    fn clear_gauges(&self) {
         self.words[SLOT_WORDS..][..GAUGES].iter().for_each(|gauge| gauge.set(0));
         self.words[TICK].set(0);
         self.set_store_phase(StorePhase::Idle, 0);
@@ -302,7 +313,10 @@ impl Scoreboard {
         board.header(H_TOTAL).set(TOTAL as u64);
         board.header(H_STARTED).set(monotonic_ms());
         // The standard library seeds it from the kernel's random numbers.
-        board.header(H_ID).set(RandomState::new().hash_one(std::process::id()));
+        let random = || RandomState::new().hash_one(std::process::id());
+        board.header(H_ID).set(random());
+        board.header(H_SECRET).set(random());
+        board.header(H_SECRET + 1).set(random());
         board.set_slots(slots);
         board.header(H_MAGIC).set(MAGIC);
         Ok(board)
@@ -365,6 +379,45 @@ impl Scoreboard {
         Row { words: self.words(HEADER_BYTES + index * ROW_BYTES, ROW_BYTES / 8) }
     }
 
+    /// Clears what only a living worker can vouch for, when the one on this side of the slot is gone: its gauges, and
+    /// whose connections it had.
+    pub fn clear(&self, slot: Slot, side: Side) {
+        self.row(slot, side).clear_gauges();
+        self.mapping.clear(connections_at(slot, side), CONNECTIONS_BYTES);
+    }
+
+    /// The key that stands for a client's address in all processes that share this memory.
+    pub fn address_key(&self, address: IpAddr) -> AddressKey {
+        AddressKey::new(address, [self.header(H_SECRET).get(), self.header(H_SECRET + 1).get()])
+    }
+
+    /// The connections of the worker on this side of the slot, by address.
+    ///
+    /// # Panics
+    /// If `slot` is not below [`MAX_SLOTS`].
+    pub fn connections(&self, slot: Slot, side: Side) -> Connections<'_> {
+        assert!(slot < MAX_SLOTS, "slot {slot} is outside the scoreboard");
+        Connections::new(self.words(connections_at(slot, side), addresses::ENTRIES))
+    }
+
+    /// How many connections all workers have of this address. Of several workers that count one more and then look, at
+    /// least the last one sees all.
+    pub fn connections_of(&self, key: AddressKey) -> u64 {
+        fence(Ordering::SeqCst);
+        let alive_since = monotonic_ms().saturating_sub(LIVE_MS);
+        let places = (0..MAX_SLOTS).flat_map(|slot| Side::ALL.map(|side| (slot, side)));
+        let alive = places.filter(|(slot, side)| {
+            let tick = self.row(*slot, *side).tick().get();
+            tick != 0 && tick >= alive_since
+        });
+        alive.map(|(slot, side)| self.connections(slot, side).get(key)).sum()
+    }
+
+    /// The new sessions of all workers, by address.
+    pub fn new_sessions(&self) -> NewSessions<'_> {
+        NewSessions::new(self.mapping.words(NEW_SESSIONS_AT, addresses::CELLS))
+    }
+
     /// A slot for its readers, both sides of it.
     ///
     /// # Panics
@@ -408,6 +461,11 @@ impl Scoreboard {
         // SAFETY: Word is a transparent AtomicU64.
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
     }
+}
+
+/// Where the table of connections of a row begins.
+fn connections_at(slot: Slot, side: Side) -> usize {
+    CONNECTIONS_AT + (usize::from(slot) * Side::ALL.len() + side as usize) * CONNECTIONS_BYTES
 }
 
 /// The index of a slot's place, or of the supervisor's.
@@ -468,7 +526,7 @@ mod tests {
             row.tick().set(1);
             row.set_store_phase(StorePhase::Holding, 12);
         }
-        row.clear_gauges();
+        board.clear(0, Side::A);
         assert_eq!((row.gauge(GAUGE_CONNECTIONS).get(), row.counter(COUNTERS - 1).get()), (0, 9));
         assert_eq!((row.tick().get(), row.store_phase()), (0, (StorePhase::Idle, 0)));
         assert_eq!((relief.gauge(GAUGE_CONNECTIONS).get(), relief.tick().get()), (5, 1));
@@ -484,7 +542,7 @@ mod tests {
         let foreign = Mapping::create("foreign", TOTAL).unwrap();
         assert_eq!(refusal(&foreign), "a scoreboard of another layout: its first words differ");
         let older = Scoreboard::create(1).unwrap();
-        older.header(H_MAGIC).set(u64::from_le_bytes(*b"batonsb\x01"));
+        older.header(H_MAGIC).set(u64::from_le_bytes(*b"batonsb\x02"));
         assert_eq!(refusal(&older.mapping), "a scoreboard of another layout: its first words differ");
         let short = refusal(&Mapping::create("short", 4096).unwrap());
         assert!(short.starts_with("a scoreboard of another layout: shared memory of 4096 bytes"), "{short}");

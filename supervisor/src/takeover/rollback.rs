@@ -109,7 +109,7 @@ impl Supervisor<'_> {
     pub(crate) fn incumbent_is_gone(&mut self, role: Role) {
         for slot in 0..self.board.slots() {
             if let Some(place) = self.places.get(usize::from(slot)) {
-                self.board.row(slot, place.side.other()).clear_gauges();
+                self.board.clear(slot, place.side.other());
             }
         }
         if self.phase == Phase::Draining || role == Role::Kept {

@@ -73,7 +73,7 @@ mod tests {
         theirs.set_current(Some(1), Side::B);
         let row = ours.slot(1).current();
         assert_eq!((row.state(), row.pid()), (State::Serving, Some(8)));
-        ours.row(1, Side::A).clear_gauges();
+        ours.clear(1, Side::A);
         assert_eq!((theirs.slot(1).counter(COUNTER_MESSAGES), theirs.slot(1).gauge(GAUGE_CONNECTIONS)), (34, 40));
     }
 }
