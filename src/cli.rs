@@ -197,8 +197,9 @@ fn config_args() -> Vec<Arg> {
 
 fn config_arg(key: &Key) -> Arg {
     let default = match key.default {
-        Fallback::Text("none") | Fallback::Empty | Fallback::Derived(_) => String::new(),
+        Fallback::Text("none") | Fallback::List([]) | Fallback::Derived(_) => String::new(),
         Fallback::Text(text) => format!(" [default: {text}]"),
+        Fallback::List(texts) => format!(" [default: {}]", texts.join(", ")),
     };
     Arg::new(key.name)
         .long(key.name)

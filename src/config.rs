@@ -141,6 +141,7 @@ impl Config {
                 secret_key: None,
                 allowed_origins: Vec::new(),
                 trusted_proxies: Vec::new(),
+                per_address: baton_worker::PerAddress::default(),
                 retry_spread: Duration::ZERO,
                 limits: baton_worker::Limits::default(),
             },

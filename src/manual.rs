@@ -21,7 +21,7 @@ pub struct Setting {
     /// What it does, without a full stop.
     pub help: &'static str,
     /// What it is when nobody sets it; `None`: nothing, or what `help` says.
-    pub default: Option<&'static str>,
+    pub default: Option<String>,
     /// Environment variables that set it, the strongest first.
     pub variables: Vec<String>,
     /// Whether it takes several values.
@@ -43,8 +43,9 @@ fn setting(key: &Key) -> Setting {
         placeholder: key.placeholder,
         help: key.help,
         default: match key.default {
-            Fallback::Text(text) => Some(text),
-            Fallback::Empty | Fallback::Derived(_) => None,
+            Fallback::Text(text) => Some(text.to_owned()),
+            Fallback::List([]) | Fallback::Derived(_) => None,
+            Fallback::List(texts) => Some(texts.join(", ")),
         },
         variables: std::iter::once(key.variable()).chain(others).collect(),
         is_list: key.is_list(),

@@ -32,8 +32,8 @@ pub(crate) struct Key {
 pub(crate) enum Fallback {
     /// This text.
     Text(&'static str),
-    /// A list of nothing.
-    Empty,
+    /// A list of these, or of nothing.
+    List(&'static [&'static str]),
     /// Depends on the machine and the user.
     Derived(fn(&Environment) -> Result<String, String>),
 }
@@ -68,7 +68,7 @@ impl Group {
         match self {
             Group::Service => "Service",
             Group::Sessions => "Sessions and store",
-            Group::Limits => "Limits of each worker",
+            Group::Limits => "Limits of each worker or address",
             Group::Processes => "Processes and control",
             Group::Logs => "Logs",
         }
@@ -111,7 +111,7 @@ impl Key {
         placeholder: &'static str,
         set: fn(&mut Config, &[String]) -> Applied,
     ) -> Key {
-        let (help, default, variables) = ("", Fallback::Empty, &[]);
+        let (help, default, variables) = ("", Fallback::List(&[]), &[]);
         Key { name, group, placeholder, help, default, variables, hidden: false, flag: true, set: Set::List(set) }
     }
 
@@ -121,6 +121,10 @@ impl Key {
 
     pub(super) const fn default(self, text: &'static str) -> Key {
         Key { default: Fallback::Text(text), ..self }
+    }
+
+    pub(super) const fn defaults(self, texts: &'static [&'static str]) -> Key {
+        Key { default: Fallback::List(texts), ..self }
     }
 
     pub(super) const fn derived(self, derive: fn(&Environment) -> Result<String, String>) -> Key {

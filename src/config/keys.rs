@@ -169,6 +169,25 @@ pub(crate) const KEYS: &[Key] = &[
         Ok(())
     })
     .help("WebSockets of one worker (not of the service); none: as many as it may have descriptors"),
+    Key::one("max-connections-per-address", Limits, "N", |c, v| {
+        c.worker.per_address.connections = optional(v, |text| number(text, 1..=10_000_000))?.map(|n| n as u32);
+        Ok(())
+    })
+    .default("1000")
+    .help("Connections from one address (IPv6: /64) to all workers together; more are refused; none: no limit"),
+    Key::one("max-new-sessions-per-address", Limits, "N", |c, v| {
+        c.worker.per_address.new_sessions = optional(v, |text| number(text, 1..=100_000))?.map(|n| n as u32);
+        Ok(())
+    })
+    .default("1200")
+    .help("New sessions a minute from one address (IPv6: /64), at once or spread; more are refused; none: no limit"),
+    Key::list("exempt-addresses", Limits, "NETWORK", |c, v| {
+        let listed = if v == ["none"] { &[][..] } else { v };
+        c.worker.per_address.exempt = listed.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        Ok(())
+    })
+    .defaults(&["127.0.0.0/8", "::1"])
+    .help("Addresses and networks to which the limits per address do not apply; may be repeated; none: no exemptions"),
     Key::one("max-message-size", Limits, "SIZE", |c, v| {
         c.worker.limits.max_message_size = size(v, 128..=GIB)? as usize;
         Ok(())

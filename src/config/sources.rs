@@ -96,7 +96,7 @@ impl Gathered {
         }
         let values = match key.default {
             Fallback::Text(text) => vec![text.to_owned()],
-            Fallback::Empty => Vec::new(),
+            Fallback::List(texts) => texts.iter().map(|text| (*text).to_owned()).collect(),
             Fallback::Derived(derive) => vec![derive(environment).map_err(|reason| Problem::NoDefault {
                 key: key.name,
                 variable: key.variable(),

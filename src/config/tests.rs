@@ -1,6 +1,7 @@
 //! Precedence, and every refusal.
 
 use baton_ipc::Endpoint;
+use baton_worker::Network;
 
 use super::key::Fallback;
 use super::*;
@@ -106,6 +107,31 @@ fn proxies_are_trusted_by_address_network_or_socket() {
     assert_eq!(loaded(&[], &[], r#"trusted-proxies = ["127.0.0.1", "unix"]"#).worker.trusted_proxies, both);
     let told = refusals(&[], &[], r#"trusted-proxies = ["10.0.0.7/8"]"#);
     assert!(told[0].contains("the network is 10.0.0.0/8"), "{told:?}");
+}
+
+#[test]
+fn limits_per_address_have_exemptions() {
+    let per_address = |flags: &[(&'static str, &str)], file: &str| loaded(flags, &[], file).worker.per_address;
+    let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Network>>();
+    let defaults = per_address(&[], "");
+    assert_eq!((defaults.connections, defaults.new_sessions), (Some(1000), Some(1200)));
+    assert_eq!(defaults.exempt, networks(&["127.0.0.0/8", "::1"]));
+    let given = per_address(&[("exempt-addresses", "10.0.0.7"), ("exempt-addresses", "fd00::/8")], "");
+    assert_eq!(given.exempt, networks(&["10.0.0.7/32", "fd00::/8"]));
+    assert_eq!(per_address(&[("exempt-addresses", "none")], "").exempt, []);
+    assert_eq!(per_address(&[], "exempt-addresses = []").exempt, []);
+    let unlimited = "max-connections-per-address = \"none\"\nmax-new-sessions-per-address = \"none\"";
+    assert_eq!((per_address(&[], unlimited).connections, per_address(&[], unlimited).new_sessions), (None, None));
+    for (file, allowed) in [
+        ("exempt-addresses = [\"10.0.0.7/8\"]", "the network is 10.0.0.0/8"),
+        ("exempt-addresses = [\"unix\"]", "an address, or a network"),
+        ("exempt-addresses = [\"none\", \"::1\"]", "an address, or a network"),
+        ("max-connections-per-address = 0", "a whole number from 1"),
+        ("max-new-sessions-per-address = 100001", "to 100000"),
+    ] {
+        let refused = refusals(&[], &[], file);
+        assert!(refused[0].contains(allowed), "{file}: {refused:?}");
+    }
 }
 
 #[test]

@@ -148,6 +148,7 @@ impl Supervisor<'_> {
                     self.tally_loss(&peer);
                     let color = peer.generation.color;
                     tracing::warn!(color, pid = peer.generation.pid, %error, "the other generation is gone");
+                    self.clear_other_side();
                     match peer.role {
                         Role::Successor => {}
                         Role::Taking | Role::Serving => self.resume(),
@@ -163,6 +164,15 @@ impl Supervisor<'_> {
     pub(crate) fn all_accept(&mut self, accept: bool) {
         for slot in 0..self.places.len() as baton_ipc::Slot {
             self.tell(slot, &ToWorker::Accept { accept });
+        }
+    }
+
+    /// Nobody reaps the other generation's workers any more: what they have counted of the present is theirs to say again.
+    fn clear_other_side(&self) {
+        for slot in 0..self.board.slots() {
+            if let Some(place) = self.places.get(usize::from(slot)) {
+                self.board.clear(slot, place.side.other());
+            }
         }
     }
 

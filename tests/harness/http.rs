@@ -106,9 +106,15 @@ impl Http {
     /// So many bytes of text.
     #[track_caller]
     pub fn body(&mut self, length: usize) -> String {
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).expect("the body");
-        String::from_utf8(body).expect("UTF-8")
+        String::from_utf8(self.bytes(length)).expect("UTF-8")
+    }
+
+    /// So many bytes.
+    #[track_caller]
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).expect("so many bytes");
+        bytes
     }
 
     /// Sends a request and waits for its answer.

@@ -71,12 +71,20 @@ impl Site {
         self.with("rate=100r/s", "rate=1000000r/s").with("rate=1000r/s", "rate=1000000r/s")
     }
 
+    /// A file that is shipped, changed.
+    fn changed(&self, file: &Path) -> String {
+        let text = fs::read_to_string(file).expect("a file of ours");
+        self.changes.iter().fold(text, |text, (shipped, changed)| text.replace(shipped, changed))
+    }
+
     fn text(&self) -> String {
-        let mut site = fs::read_to_string(Path::new(SHIPPED).join("baton.conf")).expect("a file of ours");
-        for (shipped, changed) in &self.changes {
-            assert!(site.contains(shipped), "the shipped site has no {shipped:?}");
-            site = site.replace(shipped, changed);
+        let site = Path::new(SHIPPED).join("baton.conf");
+        let files: Vec<String> =
+            snippets().chain([site.clone()]).map(|file| fs::read_to_string(file).expect("a file of ours")).collect();
+        for (shipped, _) in &self.changes {
+            assert!(files.iter().any(|text| text.contains(shipped)), "the shipped site has no {shipped:?}");
         }
+        let site = self.changed(&site);
         // The server for behind a load balancer is there as a comment.
         let (servers, commented) = site.split_once("\n# server {\n").expect("a server in a comment");
         let lines: Vec<&str> =
@@ -91,14 +99,13 @@ impl Site {
         // Two descriptors a client.
         raise_descriptor_limit();
         let site = self.text();
-        let Site { dir, plain, tls, redirect, .. } = self;
-        let path = dir.path();
+        let path = self.dir.path();
+        let (plain, tls, redirect) = (self.plain, self.tls, self.redirect);
         tls::make_certificates(path, "site", tls.ip());
         fs::create_dir(path.join("snippets")).expect("a directory of ours");
-        for snippet in fs::read_dir(Path::new(SHIPPED).join("snippets")).expect("a directory of ours") {
-            let snippet = snippet.expect("a file").path();
+        for snippet in snippets() {
             let name = snippet.file_name().expect("a file has a name");
-            fs::copy(&snippet, path.join("snippets").join(name)).expect("room for a copy");
+            fs::write(path.join("snippets").join(name), self.changed(&snippet)).expect("room for a copy");
         }
         fs::write(path.join("baton.conf"), site).expect("a file of ours");
         fs::write(path.join("nginx.conf"), MAIN).expect("a file of ours");
@@ -109,7 +116,7 @@ impl Site {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         die_with_us(&mut command);
         let child = command.spawn().expect("nginx is installed");
-        let mut nginx = Nginx { child, dir, address: plain, tls, redirect };
+        let mut nginx = Nginx { child, dir: self.dir, address: plain, tls, redirect };
         eventually("an answer of nginx", || {
             if let Ok(Some(status)) = nginx.child.try_wait() {
                 panic!("nginx ended with {status}:\n{}", nginx.log("error.log"));
@@ -118,6 +125,11 @@ impl Site {
         });
         nginx
     }
+}
+
+fn snippets() -> impl Iterator<Item = PathBuf> {
+    let snippets = fs::read_dir(Path::new(SHIPPED).join("snippets")).expect("a directory of ours");
+    snippets.map(|snippet| snippet.expect("a file").path())
 }
 
 /// What a distribution's `nginx.conf` has around a site. Relative paths are below the directory that nginx is started with.

@@ -92,6 +92,9 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("log-level", "loud", "error, warn, info, debug"),
     ("log-rotation", "weekly", "daily or hourly or never"),
     ("max-buffer-memory", "1", "a size in B, KiB"),
+    ("max-connections-per-address", "0", "a whole number from 1 to 10000000; or none"),
+    ("max-new-sessions-per-address", "100001", "a whole number from 1 to 100000; or none"),
+    ("exempt-addresses", "unix", "an address, or a network such as 10.0.0.0/8"),
     ("max-connections", "0", "a whole number from 1 to 10000000; or none"),
     ("max-fragments", "0", "a whole number from 1 to 1000000"),
     ("max-generations", "3", "a whole number from 1 to 2"),
@@ -126,7 +129,7 @@ fn variable(key: &str) -> String {
 fn each_wrong_value_is_refused_from_each_source() {
     let place = Place::new();
     for (key, value, allowed) in WRONG {
-        let list = ["allowed-origins", "listen", "trusted-proxies"].contains(key);
+        let list = ["allowed-origins", "exempt-addresses", "listen", "trusted-proxies"].contains(key);
         let shown = if list { format!("[{value:?}]") } else { format!("{value:?}") };
         let said = |origin: &str| format!("{key} = {shown} ({origin}): allowed is ");
         let file = place.file(format!("# a line before\n{key} = {value:?}\n"));

@@ -1,6 +1,7 @@
 //! Clients that take too much: of memory, of time, of descriptors. They are bounded and counted, the others notice
 //! nothing, and the service recovers by itself.
 
+mod descriptors;
 mod unfinished;
 
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::client::{QUIET, Raw, frame, handshake, soon};
-use crate::harness::service::{Builder, baton};
-use crate::harness::{Client, Service, eventually_async, executable, http, procfs, raise_descriptor_limit};
+use crate::harness::service::Builder;
+use crate::harness::{Client, Service, eventually_async, http, procfs, raise_descriptor_limit};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -358,66 +359,6 @@ async fn endless_heads_are_refused() {
     eprintln!("the worker has grown by {} KiB", grown / 1024);
     assert!(grown < WIDE);
     witness.is_served().await;
-}
-
-/// The command, with this many descriptors for each of its processes.
-fn with_descriptors(builder: Builder, count: usize) -> Builder {
-    let script = builder.dir().join("baton");
-    let text = format!("#!/bin/sh\nulimit -n {count}\nexec {} \"$@\"\n", baton().display());
-    executable::script(&script, &text);
-    builder.program(script)
-}
-
-#[tokio::test]
-async fn without_descriptors_a_worker_waits_and_recovers() {
-    let service = with_descriptors(one_worker(), 200).start();
-    let mut witness = Witness::of(&service).await;
-    let connect = |n: usize| {
-        let address = service.address;
-        tokio::spawn(async move {
-            let mut raw = Raw::try_connect(address, &format!("/ws/chat/?session_uuid=client-{n}"), b"").await?;
-            raw.send(&frame(0x81, b"hello")).await;
-            assert_eq!(raw.frame().await.expect("an answer").1, br#"{"count":1}"#);
-            Ok::<_, crate::harness::client::Refused>(raw)
-        })
-    };
-    let mut clients: Vec<_> = (0..250).map(connect).collect();
-    let paused = eventually_async("a warning", async || {
-        service
-            .log_lines()
-            .find(|line| line["message"].as_str().is_some_and(|text| text.contains("out of descriptors")))
-    });
-    assert_eq!(paused.await["level"], "WARN");
-    eventually_async("all that are let in", async || {
-        (clients.iter().filter(|client| client.is_finished()).count() >= 130).then_some(())
-    })
-    .await;
-    // It waits, it does not spin; and who is in is served.
-    let (pid, pause) = (worker(&service), Duration::from_secs(2));
-    let before = procfs::cpu_time(pid);
-    let begun = Instant::now();
-    while begun.elapsed() < pause {
-        witness.is_served().await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let spent = procfs::cpu_time(pid) - before;
-    eprintln!("{spent:?} on the processor in {:?}", begun.elapsed());
-    assert!(spent < begun.elapsed() / 2, "{spent:?} of {:?}", begun.elapsed());
-    let waiting = clients.iter().filter(|client| !client.is_finished()).count();
-    assert!((100..150).contains(&waiting), "{waiting} wait");
-    // Each that leaves makes room for one that waits.
-    while let Some(at) = clients.iter().position(|client| client.is_finished()) {
-        clients.swap_remove(at).await.expect("no panic").expect("a WebSocket");
-        if clients.iter().all(|client| !client.is_finished()) && !clients.is_empty() {
-            eventually_async("the next", async || clients.iter().any(|client| client.is_finished()).then_some(()))
-                .await;
-        }
-    }
-    assert!(clients.is_empty());
-    service.wait_log("accepting again");
-    witness.is_served().await;
-    assert!(service.metric("accept_pauses_total") >= 1.0);
-    assert_eq!(service.metric("accept_paused"), 0.0);
 }
 
 #[tokio::test]

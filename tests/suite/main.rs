@@ -4,6 +4,7 @@
 #[allow(unreachable_pub, reason = "what tests may use is public, and a test binary exports nothing")]
 mod harness;
 
+mod addresses;
 mod admin;
 mod autobahn;
 mod batonctl;

@@ -181,6 +181,28 @@ fn handshakes_are_limited_to_100_a_second_for_each_address() {
 }
 
 #[test]
+fn an_address_has_so_many_websockets() {
+    let service = behind_nginx().start();
+    let shipped = "limit_conn baton_websockets 1000;";
+    let nginx = Site::of(service.address).with(shipped, "limit_conn baton_websockets 5;").start();
+    let dial = |from: &str| {
+        let mut http = Http::over(connect_from(ip(from), nginx.address));
+        http.send(handshake("/ws/chat/"));
+        http
+    };
+    let mut open: Vec<Http> = (0..5).map(|_| dial(CLIENT)).collect();
+    assert!(open.iter_mut().all(|http| http.head().status == 101));
+    let refused = dial(CLIENT).answer();
+    refused.assert_error(429, "too_many_requests");
+    assert_eq!(refused.header("retry-after"), Some("1"), "{refused:?}");
+    // Others, and what is no WebSocket, are not counted.
+    assert_eq!(dial("127.0.0.78").head().status, 101);
+    assert!((0..10).all(|_| get_from(CLIENT, nginx.address, "/healthz", "").status == 200));
+    open.pop();
+    eventually("room", || (dial(CLIENT).head().status == 101).then_some(()));
+}
+
+#[test]
 fn other_requests_are_limited_to_1000_a_second_for_each_address() {
     let mut service = behind_nginx().start();
     let nginx = Nginx::start(service.address);
@@ -311,10 +333,10 @@ async fn every_answer_has_the_security_headers_once() {
     for name in ["x-request-id", "x-session-uuid", "strict-transport-security"] {
         assert_eq!(client.response.headers().get_all(name).iter().count(), 1, "{name}");
     }
+    // To the site's name, whatever name the client has for it.
     let redirect = http::get(nginx.redirect, "/test/?session_uuid=abc").expect("an answer");
-    let host = nginx.redirect.ip();
     assert_eq!(redirect.status, 308);
-    assert_eq!(redirect.header("location"), Some(format!("https://{host}/test/?session_uuid=abc").as_str()));
+    assert_eq!(redirect.header("location"), Some("https://baton.example.org/test/?session_uuid=abc"));
     service.kill_all();
     let away = nginx.get("/test/");
     away.assert_error(502, "unavailable");

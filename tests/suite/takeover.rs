@@ -1,5 +1,6 @@
 //! One generation takes over from another, and no client notices.
 
+mod addresses;
 mod faults;
 mod heads;
 mod limits;

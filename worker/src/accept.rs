@@ -1,4 +1,7 @@
-//! Accepting, within the bounds of descriptors and handshakes.
+//! Accepts connections, within the bounds of descriptors and handshakes.
+//!
+//! The last of the descriptors are for HTTP alone: a worker that has all the WebSockets it can have still answers probes, and
+//! upgrades with a 503. In that reserve a connection ends after one answer, and the oldest is dropped for a newer one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 
+use crate::addresses::Counted;
 use crate::app::App;
 use crate::http;
 use crate::metrics::{Gauge, Refused, Single};
@@ -28,9 +32,53 @@ const RESERVE: u64 = 64;
 /// How long to wait before looking again whether there is room.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// The most descriptors for HTTP alone.
+const HTTP_RESERVE: usize = 64;
+
 /// How long an HTTP connection is left alone before a newer one may push it out. Long enough for every client of a storm
 /// of connects to send its request; short enough that those who never will do not hold up the others.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// The same where the descriptors run out: a request for a probe is there at once, and more of them must pass.
+const RESERVE_GRACE: Duration = Duration::from_millis(250);
+
+/// The descriptors that clients of this process may have (`RLIMIT_NOFILE`, getrlimit(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptors {
+    /// All of them.
+    pub(crate) all: usize,
+    /// Those that a WebSocket may have.
+    pub(crate) websockets: usize,
+}
+
+impl Descriptors {
+    pub(crate) fn of_process() -> io::Result<Descriptors> {
+        let (soft, _hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+        Ok(Descriptors::new(soft))
+    }
+
+    /// With so many for the whole process.
+    pub(crate) fn new(limit: u64) -> Descriptors {
+        let all = usize::try_from(limit.saturating_sub(RESERVE).max(2)).unwrap_or(usize::MAX);
+        Descriptors { all, websockets: all - HTTP_RESERVE.min(all / 2) }
+    }
+}
+
+/// How many HTTP connections there may be now, and how long each is left alone when there are more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    most: usize,
+    grace: Duration,
+}
+
+impl Room {
+    /// With so many set as the most, and so many descriptors that others have.
+    fn new(max: usize, descriptors: Descriptors, others: usize) -> Room {
+        let left = descriptors.all.saturating_sub(others).max(1);
+        let scarce = left <= 2 * (descriptors.all - descriptors.websockets);
+        Room { most: left.min(max), grace: if scarce && left < max { RESERVE_GRACE } else { GRACE } }
+    }
+}
 
 /// HTTP connections that are not, or not yet, WebSockets, oldest first.
 #[derive(Debug)]
@@ -39,11 +87,19 @@ pub(crate) struct Handshakes {
     next: Cell<u64>,
     max: usize,
     crowded: Cell<bool>,
+    /// WebSockets are refused for want of descriptors.
+    short: Cell<bool>,
 }
 
 impl Handshakes {
     pub(crate) fn new(max: usize) -> Handshakes {
-        Handshakes { open: RefCell::default(), next: Cell::new(0), max, crowded: Cell::new(false) }
+        Handshakes {
+            open: RefCell::default(),
+            next: Cell::new(0),
+            max,
+            crowded: Cell::new(false),
+            short: Cell::new(false),
+        }
     }
 
     /// How many there are, those included that have left HTTP and wait to be taken to another process.
@@ -60,20 +116,24 @@ impl Handshakes {
 
     /// Waits until there is room for one more, or the oldest has had its time and is dropped. A crowd of clients that
     /// never finish their requests thus pushes out its own. Returns whether one was dropped.
-    async fn room(&self) -> bool {
-        while self.len() >= self.max {
+    async fn wait_for(&self, room: impl Fn() -> Room) -> bool {
+        loop {
+            let Room { most, grace } = room();
+            if self.len() < most {
+                break;
+            }
             let oldest = self.open.borrow().first_key_value().map(|(id, (since, _))| (*id, since.elapsed()));
             match oldest {
-                Some((id, age)) if age >= GRACE => {
+                Some((id, age)) if age >= grace => {
                     if !self.crowded.replace(true) {
-                        tracing::warn!(limit = self.max, "too many HTTP connections at once: dropping the oldest");
+                        tracing::warn!(limit = most, "too many HTTP connections at once: dropping the oldest");
                     }
                     if let Some((_, task)) = self.open.borrow_mut().remove(&id) {
                         task.abort();
                     }
                     return true;
                 }
-                Some((_, age)) => tokio::time::sleep((GRACE - age).min(PAUSE)).await,
+                Some((_, age)) => tokio::time::sleep((grace - age).min(PAUSE)).await,
                 None => break,
             }
         }
@@ -90,6 +150,10 @@ pub(crate) struct Handshake<A: App> {
     pub(crate) shared: Rc<Shared<A>>,
     /// Who has connected: the client, or a proxy.
     pub(crate) peer: Peer,
+    /// It is to end after one answer: descriptors are scarce, or its client has too many connections.
+    pub(crate) once: bool,
+    /// It is counted for its client's address; none: that is not known before there is a request.
+    pub(crate) counted: Cell<Option<Counted>>,
     id: u64,
 }
 
@@ -138,8 +202,7 @@ where
     S: IntoSocket + 'static,
 {
     loop {
-        wait_for_descriptors(&shared).await;
-        if shared.handshakes.room().await {
+        if shared.handshakes.wait_for(|| shared.http_room()).await {
             shared.hub.borrow().metrics.refused(Refused::Handshakes);
         }
         match next().await {
@@ -156,25 +219,34 @@ where
     }
 }
 
-/// At the limit accepting stops, so that it does not spin on `EMFILE`; clients wait in the accept queue.
-async fn wait_for_descriptors<A: App>(shared: &Shared<A>) {
-    if shared.open_descriptors() < shared.max_descriptors {
-        return;
+impl<A: App> Shared<A> {
+    /// How many HTTP connections there may be beside the WebSockets.
+    fn http_room(&self) -> Room {
+        let others = self.hub.borrow().connections.len() + self.lanes.held();
+        Room::new(self.handshakes.max, self.descriptors, others)
     }
-    let metrics = shared.hub.borrow().metrics.clone();
-    tracing::warn!(
-        open = shared.open_descriptors(),
-        limit = shared.max_descriptors,
-        "out of descriptors: not accepting"
-    );
-    metrics.add(Single::AcceptPauses, 1);
-    metrics.gauge(Gauge::AcceptPaused, 1);
-    let enough = shared.max_descriptors - shared.max_descriptors / 50;
-    while shared.open_descriptors() >= enough {
-        tokio::time::sleep(PAUSE).await;
+
+    /// Whether an HTTP connection that comes now has one of the last descriptors.
+    fn is_in_reserve(&self) -> bool {
+        self.open_descriptors() >= self.descriptors.websockets
     }
-    metrics.gauge(Gauge::AcceptPaused, 0);
-    tracing::info!(open = shared.open_descriptors(), "accepting again");
+
+    /// Looks whether WebSockets are refused for want of descriptors, and says so once. To be called every second.
+    pub(crate) fn look_at_descriptors(&self) {
+        let (metrics, open) = (self.hub.borrow().metrics.clone(), self.hub.borrow().connections.len());
+        let limit = self.descriptors.websockets;
+        let short = open >= if self.handshakes.short.get() { limit - limit / 50 } else { limit };
+        if self.handshakes.short.replace(short) == short {
+            return;
+        }
+        metrics.gauge(Gauge::AcceptPaused, short.into());
+        if short {
+            metrics.add(Single::AcceptPauses, 1);
+            tracing::warn!(event = "descriptors_exhausted", open, limit, "out of descriptors: refusing WebSockets");
+        } else {
+            tracing::info!(event = "descriptors_available", open, limit, "accepting WebSockets again");
+        }
+    }
 }
 
 /// Serves an HTTP connection that another process began to serve. `unread` is what that one had read and not handled.
@@ -196,11 +268,21 @@ fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer
     let metrics = shared.hub.borrow().metrics.clone();
     let id = handshakes.next.get();
     handshakes.next.set(id + 1);
-    let handshake = Handshake { shared: shared.clone(), peer, id };
+    let (counted, crowded) = count(shared, peer);
+    let once = crowded || shared.is_in_reserve();
+    let handshake = Handshake { shared: shared.clone(), peer, once, counted: Cell::new(counted), id };
     let serve = http::serve(handshake, stream, unread);
     let task = tokio::task::spawn_local(turns_between(shared.clone(), serve));
     handshakes.open.borrow_mut().insert(id, (Instant::now(), task.abort_handle()));
     metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);
+}
+
+/// Counts a connection for the address of its client, if that is known already; and whether that has too many.
+fn count<A: App>(shared: &Shared<A>, peer: Peer) -> (Option<Counted>, bool) {
+    let hub = shared.hub.borrow();
+    let Some(client) = peer.client(&hub.settings.trusted_proxies) else { return (None, false) };
+    let counted = hub.addresses.count(client);
+    (Some(counted), hub.addresses.check_connections(client, &hub.settings.per_address).is_err())
 }
 
 /// Between any two steps of HTTP connections there is time for a turn. After a failure elsewhere thousands of clients come
@@ -219,12 +301,6 @@ fn out_of_resources(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
 }
 
-/// How many clients this process may have descriptors for (`RLIMIT_NOFILE`, getrlimit(2)).
-pub(crate) fn max_descriptors() -> io::Result<usize> {
-    let (soft, _hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
-    Ok(usize::try_from(soft.saturating_sub(RESERVE).max(1)).unwrap_or(usize::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -241,6 +317,28 @@ mod tests {
     use crate::worker::testing::Worker;
 
     #[test]
+    fn the_last_descriptors_are_for_http() {
+        let of = |limit| {
+            let Descriptors { all, websockets } = Descriptors::new(limit);
+            (all, websockets)
+        };
+        assert_eq!((of(1024), of(192), of(70)), ((960, 896), (128, 64), (6, 3)));
+        assert!([0, 1, 64, 65, 66].map(of).iter().all(|(all, websockets)| *websockets >= 1 && all > websockets));
+        assert!(of(u64::MAX).1 > 1 << 60);
+    }
+
+    #[test]
+    fn room_for_http_is_what_websockets_have_left() {
+        let descriptors = Descriptors::new(1024);
+        assert_eq!(Room::new(10, descriptors, 896), Room { most: 10, grace: GRACE });
+        assert_eq!(Room::new(100, descriptors, 0), Room { most: 100, grace: GRACE });
+        assert_eq!(Room::new(4096, descriptors, 0), Room { most: 960, grace: GRACE });
+        assert_eq!(Room::new(4096, descriptors, 896), Room { most: 64, grace: RESERVE_GRACE });
+        // More than there may be, from another process.
+        assert_eq!(Room::new(4096, descriptors, 970), Room { most: 1, grace: RESERVE_GRACE });
+    }
+
+    #[test]
     fn who_talks_does_not_wait_for_a_crowd_that_connects() {
         const CROWD: usize = 20;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -254,6 +352,7 @@ mod tests {
             request_id,
             resumed: false,
             client: Client::of(Peer::Unix, &HeaderMap::new(), &[]),
+            counted: None,
             early: Vec::new(),
         };
         worker.shared.hub.borrow_mut().adopt(upgraded).unwrap();

@@ -8,6 +8,7 @@ mod redis;
 
 use crate::batch::{Batch, Publication};
 use crate::redis::Failure;
+use crate::token::Token;
 
 pub(crate) use self::redis::{Driver, Event, Message, Redis, RedisSessions};
 pub(crate) use embedded::{Aim, Bucket, Embedded, Login, Options, Ring};
@@ -105,6 +106,11 @@ pub(crate) trait Backplane {
 
     /// The store of this host. Every backplane has one.
     fn host(&mut self) -> &mut Embedded;
+
+    /// Whether there is a session of this token; none: only a commit can tell.
+    fn knows(&self, _token: &Token) -> Option<bool> {
+        None
+    }
 
     /// Leaves it in good order.
     fn close(self: Box<Self>) -> Result<(), BackplaneError>;

@@ -49,7 +49,7 @@ fn answer<A: App>(
         // On the heap: clients that become WebSockets need no room for it.
         return Either::Right(Box::pin(admin::answer(shared, progress, request, request_id, client)));
     }
-    let response = route(shared, progress, &request, &request_id, client);
+    let response = route(handshake, progress, &request, &request_id, client);
     Either::Left(ready(Ok(finish(shared, &request, &request_id, client, response))))
 }
 
@@ -80,7 +80,7 @@ fn finish<A: App, B>(
 }
 
 fn route<A: App>(
-    shared: &Shared<A>,
+    handshake: &Handshake<A>,
     progress: &Progress,
     request: &Request<Incoming>,
     request_id: &Token,
@@ -89,11 +89,12 @@ fn route<A: App>(
     if !names_its_host(request) {
         return error::error(StatusCode::BAD_REQUEST, "bad_request", "HTTP/1.1 requires exactly one Host field");
     }
+    let shared = &handshake.shared;
     let path = request.uri().path();
     let page: fn(&Shared<A>) -> Response = match path {
         "/ws/chat/" => {
             return match *request.method() {
-                Method::GET => upgrade::upgrade(shared, progress, request, request_id, client),
+                Method::GET => upgrade::upgrade(handshake, progress, request, request_id, client),
                 _ => error::method_not_allowed("GET"),
             };
         }

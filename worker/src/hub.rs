@@ -19,6 +19,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest};
 use slab::Slab;
 
+use crate::addresses::{Addresses, Counted};
 use crate::app::{App, Message, RoomChange, Session, Wishes};
 use crate::backplane::{Backplane, Health};
 use crate::batch::Batch;
@@ -62,6 +63,8 @@ pub(crate) struct Hub<A: App> {
     pub(crate) app: A,
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
+    /// Who has how many connections.
+    pub(crate) addresses: Addresses,
     pub(crate) backplane: Box<dyn Backplane>,
     pub(crate) connections: Slab<Connection<A::State>>,
     /// Refuses new connections; set once, when the worker begins to drain.
@@ -116,6 +119,8 @@ pub(crate) struct Upgraded {
     pub(crate) token: Token,
     pub(crate) request_id: Token,
     pub(crate) client: Client,
+    /// It is counted for the client's address, where there is one.
+    pub(crate) counted: Option<Counted>,
     /// The client named its session.
     pub(crate) resumed: bool,
     /// What arrived behind the request's head.
@@ -142,6 +147,7 @@ impl<A: App> Hub<A> {
         Ok(Hub {
             app,
             settings,
+            addresses: metrics.addresses(),
             metrics,
             backplane,
             connections: Slab::new(),
@@ -253,6 +259,7 @@ impl<A: App> Hub<A> {
             token: upgraded.token,
             request_id: upgraded.request_id,
             forwarded: upgraded.client.forwarded.map(Box::new),
+            address: upgraded.counted.and_then(Counted::keep),
             inbox: Inbox::default(),
             output: None,
             rooms: None,
@@ -435,8 +442,13 @@ impl<A: App> Hub<A> {
 
 /// When to come back, spread so that clients do not come as a herd.
 fn retry_hint(settings: &Settings) -> String {
+    retry_hint_after(settings, Duration::ZERO)
+}
+
+/// The same, not before this time is over.
+fn retry_hint_after(settings: &Settings, wait: Duration) -> String {
     let spread = settings.retry_spread.as_millis() as u64;
-    format!("retry_ms={}", 100 + fastrand::u64(..=spread))
+    format!("retry_ms={}", wait.as_millis() as u64 + 100 + fastrand::u64(..=spread))
 }
 
 fn interrupted(error: io::Error) -> io::Result<()> {

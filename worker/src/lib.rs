@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `worker` | the runtime, its tasks, the line to the supervisor |
 //! | `accept` | listeners, descriptors, how many HTTP connections there may be |
+//! | `addresses` | what the clients of one address may have |
 //! | `http` | the routes, and connections until they are over or WebSockets |
 //! | `header_list` | header fields whose values are lists |
 //! | `proxies` | who a client is when proxies stand before us |
@@ -23,6 +24,7 @@
 #![deny(unsafe_code)]
 
 mod accept;
+mod addresses;
 pub mod app;
 mod backplane;
 mod batch;
@@ -55,8 +57,8 @@ mod worker;
 pub mod fuzzing;
 
 pub use app::{App, Message, Reply, Session};
-pub use proxies::Proxy;
+pub use proxies::{Network, Proxy};
 pub use readable::Readable;
-pub use settings::{Limits, SecretKey, Settings};
+pub use settings::{Limits, PerAddress, SecretKey, Settings};
 pub use token::Token;
 pub use worker::{Hooks, run};

@@ -15,6 +15,8 @@ use baton_ipc::{Scoreboard, Side, Slot};
 
 use serde::{Deserialize, Serialize};
 
+use crate::addresses::Addresses;
+
 pub(crate) use exposition::{About, encode};
 
 /// A family of counters: one number a label value.
@@ -70,7 +72,7 @@ labelled! {
     /// Clients that were turned away before they had a WebSocket.
     Refused {
         Connections = "connection_limit", Handshakes = "handshake_limit", Origin = "origin", Session = "bad_session",
-        Upgrade = "bad_upgrade", Draining = "draining",
+        Upgrade = "bad_upgrade", Draining = "draining", Address = "address_limit", NewSessions = "new_session_limit",
     }
 }
 labelled! {
@@ -124,7 +126,7 @@ pub(crate) static ERRORS: Family = Family {
 };
 pub(crate) static REFUSED: Family = Family {
     name: "websocket_refused",
-    help: "Clients turned away before the upgrade, by reason",
+    help: "Clients turned away, by reason",
     label: "reason",
     first: after(&ERRORS),
     values: Refused::LABELS,
@@ -161,7 +163,7 @@ pub(crate) static SINGLES: [(Single, &str, &str, f64); 14] = [
     (Single::Commits, "backplane_commits", "Group commits", 1.0),
     (Single::Increments, "backplane_increments", "Messages counted", 1.0),
     (Single::StoreFailures, "backplane_failures", "Group commits that failed", 1.0),
-    (Single::AcceptPauses, "accept_pauses", "Times a worker stopped accepting for want of descriptors", 1.0),
+    (Single::AcceptPauses, "accept_pauses", "Times a worker began to refuse WebSockets for want of descriptors", 1.0),
     (Single::LogDropped, "log_lines_dropped", "Log lines lost because the log could not keep up", 1.0),
     (Single::Gaps, "backplane_gaps", "Published messages that a worker missed", 1.0),
     (Single::Reconnects, "backplane_reconnects", "Times that Redis came back to a worker", 1.0),
@@ -182,7 +184,7 @@ pub(crate) static GAUGE_NAMES: [(Gauge, &str, &str, f64); 10] = [
     (Gauge::Degraded, "backplane_degraded", "Workers that are without Redis now", 1.0),
     (Gauge::Pending, "backplane_pending", "Messages counted on this host that Redis does not have yet", 1.0),
     (Gauge::LeaseHeld, "backplane_lease_held", "Workers that publish the heartbeat for all hosts", 1.0),
-    (Gauge::AcceptPaused, "accept_paused", "Workers that do not accept now for want of descriptors", 1.0),
+    (Gauge::AcceptPaused, "accept_paused", "Workers that refuse WebSockets now for want of descriptors", 1.0),
     (Gauge::Handshakes, "http_connections_active", "HTTP connections open now, WebSockets not counted", 1.0),
     (
         Gauge::HeartbeatLag,
@@ -299,6 +301,11 @@ impl Metrics {
         self.board.row(self.slot, self.side)
     }
 
+    /// What counts connections by address, in the same row.
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses::new(self.board.clone(), self.slot, self.side)
+    }
+
     pub(crate) fn board(&self) -> &Rc<Scoreboard> {
         &self.board
     }
@@ -379,8 +386,8 @@ mod tests {
     #[test]
     fn numbers_keep_their_places() {
         let families = FAMILIES.map(|family| (family.first, family.values.len()));
-        assert_eq!(families, [(0, 5), (5, 13), (18, 6), (24, 5), (29, 5), (34, 2)], "see the top of this file");
+        assert_eq!(families, [(0, 5), (5, 13), (18, 8), (26, 5), (31, 5), (36, 2)], "see the top of this file");
         let histograms = [&DURATION, &COMMIT, &BATCH, &PAUSE].map(|histogram| histogram.first);
-        assert_eq!((SINGLE.first, histograms, CPU_US), (36, [50, 67, 79, 92], 102), "see the top of this file");
+        assert_eq!((SINGLE.first, histograms, CPU_US), (38, [52, 69, 81, 94], 104), "see the top of this file");
     }
 }

@@ -28,7 +28,7 @@ pub(crate) enum Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proxy {
     /// Hosts.
-    Network(IpNet),
+    Network(Network),
     /// Processes of this machine.
     Unix,
 }
@@ -37,16 +37,35 @@ impl FromStr for Proxy {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Proxy, String> {
-        const ALLOWED: &str = "an address, a network such as 10.0.0.0/8 or fd00::/8, or unix";
-        if text == "unix" {
-            return Ok(Proxy::Unix);
+        match text {
+            "unix" => Ok(Proxy::Unix),
+            text => text.parse().map(Proxy::Network).map_err(|allowed: String| format!("unix, {allowed}")),
         }
+    }
+}
+
+/// An address, or all addresses with the same prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Network, String> {
+        const ALLOWED: &str = "an address, or a network such as 10.0.0.0/8 or fd00::/8";
         let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| ALLOWED)?;
-        // With bits behind the prefix one of the two is a slip, and which one decides who is believed.
+        // With bits behind the prefix one of the two is a slip, and which one decides who is believed, or not limited.
         match network == network.trunc() {
-            true => Ok(Proxy::Network(network)),
+            true => Ok(Network(network)),
             false => Err(format!("{ALLOWED}; of this prefix the network is {}", network.trunc())),
         }
+    }
+}
+
+impl Network {
+    /// Whether it has this address. An IPv4 address that is written as IPv6 is the IPv4 address.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
     }
 }
 
@@ -113,6 +132,14 @@ impl fmt::Display for Peer {
 }
 
 impl Peer {
+    /// The address of the client, where it is known before its first request: nobody sends requests for it.
+    pub(crate) fn client(self, trusted: &[Proxy]) -> Option<IpAddr> {
+        match self {
+            Peer::Tcp(address) if !self.is_trusted(trusted) => Some(address.ip().to_canonical()),
+            Peer::Tcp(_) | Peer::Unix | Peer::Gone => None,
+        }
+    }
+
     fn is_trusted(self, trusted: &[Proxy]) -> bool {
         match self {
             Peer::Tcp(address) => is_trusted(address.ip().to_canonical(), trusted),
@@ -124,7 +151,7 @@ impl Peer {
 
 fn is_trusted(address: IpAddr, trusted: &[Proxy]) -> bool {
     trusted.iter().any(|proxy| match proxy {
-        Proxy::Network(network) => network.contains(&address),
+        Proxy::Network(network) => network.contains(address),
         Proxy::Unix => false,
     })
 }

@@ -34,6 +34,8 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Who is believed when it says for whom it sends a request; empty: nobody.
     pub trusted_proxies: Vec<crate::Proxy>,
+    /// What the clients of one address may have.
+    pub per_address: PerAddress,
     /// Reconnect hints are spread evenly over this time.
     pub retry_spread: Duration,
     /// What one client, and all of them together, may use.
@@ -62,6 +64,17 @@ impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+/// What the clients of one address (of IPv6 one /64) may have, of all workers together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PerAddress {
+    /// Connections at once, HTTP and WebSockets; none: any number.
+    pub connections: Option<u32>,
+    /// New sessions a minute, which may come at once; none: any number.
+    pub new_sessions: Option<u32>,
+    /// Networks to which these limits do not apply.
+    pub exempt: Vec<crate::Network>,
 }
 
 /// The bounds of one worker.

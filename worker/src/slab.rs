@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use baton_ipc::scoreboard::AddressKey;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
@@ -79,6 +80,8 @@ pub(crate) struct Connection<S> {
     pub(crate) request_id: Token,
     /// The client's address, where a trusted proxy has told it; otherwise the kernel knows.
     pub(crate) forwarded: Option<Box<IpAddr>>,
+    /// What counts it for its client's address; none: it is not counted.
+    pub(crate) address: Option<AddressKey>,
     pub(crate) inbox: Inbox,
     pub(crate) output: Option<Box<Output>>,
     pub(crate) rooms: Joined,
@@ -239,6 +242,12 @@ impl<S> Connection<S> {
         !self.known && self.unanswered > 0
     }
 
+    /// The client's address; none: it came over a Unix socket, or is gone.
+    pub(crate) fn client_address(&self) -> Option<IpAddr> {
+        let peer = || socket2::SockRef::from(&self.socket).peer_addr().ok()?.as_socket();
+        self.forwarded.as_deref().copied().or_else(|| Some(peer()?.ip().to_canonical()))
+    }
+
     /// Its id as logs and listings show it.
     pub(crate) fn name(&self) -> String {
         format!("{:016x}", self.id)
@@ -266,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_connection_at_rest_is_small() {
-        assert!(size_of::<Connection<()>>() <= 144, "{} bytes", size_of::<Connection<()>>());
+        assert!(size_of::<Connection<()>>() <= 152, "{} bytes", size_of::<Connection<()>>());
         assert_eq!(size_of::<Option<Connection<()>>>(), size_of::<Connection<()>>());
     }
 }

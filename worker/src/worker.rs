@@ -20,7 +20,7 @@ use baton_ipc::{Channel, ChannelError, Inheritance, Listener, Slot, fault};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
-use crate::accept::{self, Handshakes};
+use crate::accept::{self, Descriptors, Handshakes};
 use crate::app::App;
 use crate::backplane::{Backplane, Driver, Embedded, Options, Redis};
 use crate::handoff::{self, Lanes};
@@ -45,7 +45,7 @@ pub(crate) const OVERDUE: Duration = Duration::from_millis(1);
 pub(crate) struct Shared<A: App> {
     pub(crate) hub: RefCell<Hub<A>>,
     pub(crate) handshakes: Handshakes,
-    pub(crate) max_descriptors: usize,
+    pub(crate) descriptors: Descriptors,
     pub(crate) slot: Slot,
     /// For the pages of operators; none: they are off.
     pub(crate) admin: Option<Admin>,
@@ -79,7 +79,7 @@ impl<A: App> Shared<A> {
     /// What tasks begin with: none runs yet, and nothing has happened.
     pub(crate) fn new(
         hub: Hub<A>,
-        max_descriptors: usize,
+        descriptors: Descriptors,
         slot: Slot,
         hooks: &Hooks,
         supervisor: Channel,
@@ -90,7 +90,7 @@ impl<A: App> Shared<A> {
             hub: RefCell::new(hub),
             handshakes,
             admin,
-            max_descriptors,
+            descriptors,
             slot,
             closing: watch::Sender::new(false),
             leaving: watch::Sender::new(None),
@@ -118,7 +118,7 @@ impl<A: App> Shared<A> {
     /// WebSockets that may be open in this worker.
     pub(crate) fn max_connections(&self) -> usize {
         let set = self.hub.borrow().settings.limits.max_connections;
-        set.unwrap_or(usize::MAX).min(self.max_descriptors)
+        set.unwrap_or(usize::MAX).min(self.descriptors.websockets)
     }
 
     /// Resolves when HTTP connections are to end.
@@ -193,11 +193,11 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     let options = Options::of(&settings);
     let started = (|| -> Result<(Rc<Shared<A>>, Option<Driver>), String> {
         let host = Embedded::open(options, scoreboard, slot, side).map_err(|error| error.to_string())?;
-        let max_descriptors = accept::max_descriptors().map_err(|error| format!("getrlimit: {error}"))?;
+        let descriptors = Descriptors::of_process().map_err(|error| format!("getrlimit: {error}"))?;
         let supervisor = channel.try_clone().map_err(|error| format!("fcntl: {error}"))?;
         let (backplane, driver) = open_backplane(host, &settings)?;
         let hub = Hub::new(app, settings, metrics.clone(), backplane).map_err(|error| format!("epoll: {error}"))?;
-        let shared = Rc::new(Shared::new(hub, max_descriptors, slot, &hooks, supervisor));
+        let shared = Rc::new(Shared::new(hub, descriptors, slot, &hooks, supervisor));
         Ok((shared, driver))
     })();
     let (shared, driver) = match started {

@@ -81,7 +81,7 @@ fn describe(roff: &mut Roff, setting: &Setting) {
         head.push(roman(" (list)"));
     }
     roff.text(head);
-    let default = match setting.default {
+    let default = match setting.default.as_deref() {
         // Where it needs saying, the help does.
         None | Some("none") => String::new(),
         Some(text) => format!(" Default: {text}."),

@@ -107,11 +107,6 @@ impl Supervisor<'_> {
 
     /// The other generation's supervisor is dead. Its workers give what they have to ours.
     pub(crate) fn incumbent_is_gone(&mut self, role: Role) {
-        for slot in 0..self.board.slots() {
-            if let Some(place) = self.places.get(usize::from(slot)) {
-                self.board.clear(slot, place.side.other());
-            }
-        }
         if self.phase == Phase::Draining || role == Role::Kept {
             return;
         }

@@ -15,6 +15,9 @@ use crate::harness::{Client, Service, eventually};
 /// What a process keeps for other things than clients.
 const RESERVE: u64 = 64;
 
+/// What it keeps for HTTP.
+const HTTP_RESERVE: u64 = 64;
+
 /// Clients that a worker of the new generation may have.
 const ROOM: usize = 120;
 
@@ -62,8 +65,9 @@ async fn crowded(flags: &[&str]) -> Crowded {
     let mut old = Client::connect_several(OLD, &generations.serving.url()).await;
     everyone_counts(&mut old, 1).await;
     let fault = format!("takeover switched:SIGSTOP:{}", trigger.display());
-    let next = generations
-        .standby(|builder| builder.with("--workers", 1).descriptors(RESERVE + ROOM as u64).env("FAULT_POINT", fault));
+    let next = generations.standby(|builder| {
+        builder.with("--workers", 1).descriptors(RESERVE + HTTP_RESERVE + ROOM as u64).env("FAULT_POINT", fault)
+    });
     std::fs::write(&trigger, "").expect("a file");
     let promoting = promoting(&next, flags);
     eventually("it stands still", || is_stopped(next.pid()).then_some(()));

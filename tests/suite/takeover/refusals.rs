@@ -13,7 +13,8 @@ async fn a_generation_with_too_few_descriptors_is_refused_in_preflight() {
     let idle = Crowd { cast: &[Character::Idler], ..crowd(200) };
     let oracle = Oracle::start(generations.serving.address, idle, seed());
     oracle.opened(200).await;
-    let mut next = generations.standby(|builder| builder.descriptors(64 + 50));
+    // 64 are for what is no client, and half of so few others are for HTTP.
+    let mut next = generations.standby(|builder| builder.descriptors(64 + 2 * 50));
     let output = next.ctl(&["promote"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("one may have 50"), "{said}");

@@ -34,6 +34,7 @@ use super::{Backplane, BackplaneError, Health, Progress};
 use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::settings::Settings;
 use crate::store::{self, Membership};
+use crate::token::Token;
 pub(crate) use acts::Ring;
 pub(crate) use attempts::Bucket;
 use baton_ipc::fault;
@@ -362,6 +363,20 @@ impl Backplane for Embedded {
 
     fn host(&mut self) -> &mut Embedded {
         self
+    }
+
+    fn knows(&self, token: &Token) -> Option<bool> {
+        let record = || {
+            let txn = self.env.read_txn()?;
+            Record::get(self.sessions, &txn, token.key().as_ref(), self.expired_before(unix_seconds()))
+        };
+        match record() {
+            Ok(record) => Some(record.is_some()),
+            Err(error) => {
+                tracing::debug!(%error, "a session cannot be looked up");
+                None
+            }
+        }
     }
 
     fn health(&mut self) -> Health {

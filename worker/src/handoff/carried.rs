@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+use baton_ipc::scoreboard::AddressKey;
 use serde::{Deserialize, Serialize};
 
 use crate::connection::Inbox;
@@ -27,6 +28,8 @@ pub(crate) struct Carried {
     pub(crate) token: Token,
     pub(crate) request_id: Token,
     pub(crate) forwarded: Option<Box<IpAddr>>,
+    /// What counts it for its client's address.
+    pub(crate) address: Option<AddressKey>,
     pub(crate) inbox: Inbox,
     /// What the client has not taken yet, and since when.
     pub(crate) unsent: Option<(Vec<u8>, u64)>,

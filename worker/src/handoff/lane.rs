@@ -138,6 +138,11 @@ impl Lanes {
         self.all_called_off.set(false);
     }
 
+    /// Connections that are held, on all lanes.
+    pub(crate) fn held(&self) -> usize {
+        self.held.get()
+    }
+
     /// Whether connections are held that may be ours in a moment.
     pub(super) fn hold_some(&self) -> bool {
         self.held.get() > 0
@@ -319,7 +324,10 @@ impl<A: App> Taker<'_, A> {
         let limit = self.shared.max_connections();
         let most = if self.lane.refuge { takes(limit as u64) as usize } else { limit };
         // Those that other lanes bring at the same time take room before they are here.
-        most.saturating_sub(self.shared.open_descriptors() + self.shared.lanes.held.get())
+        let held = self.shared.lanes.held();
+        let websockets = self.shared.hub.borrow().connections.len() + held;
+        let descriptors = self.shared.descriptors.all.saturating_sub(self.shared.open_descriptors() + held);
+        most.saturating_sub(websockets).min(descriptors)
     }
 
     /// What is held is ours.

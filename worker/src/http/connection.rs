@@ -86,6 +86,7 @@ pub(crate) async fn serve<A: App>(handshake: Handshake<A>, socket: impl IntoSock
         .header_read_timeout(shared.hub.borrow().settings.limits.handshake_timeout)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_FIELDS)
+        .keep_alive(!handshake.once)
         .serve_connection(Wire::new(socket, unread, &progress.stuck), service);
     let (mut closing, mut leaving) = (shared.closing(), shared.leaving());
     let outcome = loop {

@@ -1,5 +1,7 @@
 //! `GET /ws/chat/`: from an HTTP request to a WebSocket (RFC 6455 section 4.2).
 
+use std::time::Duration;
+
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
@@ -7,7 +9,8 @@ use hyper::{Request, StatusCode};
 use super::connection::Progress;
 use super::error::error;
 use super::{Response, handshake, header_value};
-use crate::accept::IntoSocket;
+use crate::accept::{Handshake, IntoSocket};
+use crate::addresses::{Counted, Exceeded};
 use crate::app::App;
 use crate::hub;
 use crate::metrics::Refused;
@@ -23,6 +26,8 @@ struct Refusal {
     name: &'static str,
     detail: String,
     reason: Refused,
+    /// The least time after which to come back.
+    wait: Duration,
 }
 
 /// What the hub needs to know of a WebSocket whose 101 is on its way.
@@ -30,42 +35,90 @@ pub(super) struct Accepted {
     token: Token,
     request_id: Token,
     client: Client,
+    /// It is counted for the client's address, where there is one.
+    counted: Option<Counted>,
     /// The client named its session.
     resumed: bool,
 }
 
 /// Answers 101 and notes that the connection is a WebSocket then, or tells why not.
 pub(super) fn upgrade<A: App>(
-    shared: &Shared<A>,
+    handshake: &Handshake<A>,
     progress: &Progress,
     request: &Request<Incoming>,
     request_id: &Token,
     client: Client,
 ) -> Response {
-    let (mut response, (token, resumed)) = match examine(shared, request) {
+    let shared = &handshake.shared;
+    let examined = examine(shared, request).and_then(|(response, token)| {
+        let counted = count(handshake, client, token.as_ref())?;
+        Ok((response, token, counted))
+    });
+    let (mut response, token, counted) = match examined {
         Ok(accepted) => accepted,
         Err(refusal) => return refuse(shared, refusal),
     };
+    let resumed = token.is_some();
+    let token = token.unwrap_or_else(Token::random);
     response.headers_mut().insert(SESSION, header_value(&token));
-    progress.accepted.set(Some(Accepted { token, request_id: request_id.clone(), client, resumed }));
+    progress.accepted.set(Some(Accepted { token, request_id: request_id.clone(), client, counted, resumed }));
     response
 }
 
 /// Gives a WebSocket to the hub. Its 101 is out, and `early` is what came behind the request.
 pub(super) fn adopt<A: App>(shared: &Shared<A>, accepted: Accepted, socket: impl IntoSocket, early: Vec<u8>) {
-    let Accepted { token, request_id, client, resumed } = accepted;
+    let Accepted { token, request_id, client, counted, resumed } = accepted;
     let adopted = socket.into_socket().and_then(|socket| {
         let mut hub = shared.hub.borrow_mut();
-        hub.adopt(hub::Upgraded { socket, token, request_id, client, resumed, early })
+        hub.adopt(hub::Upgraded { socket, token, request_id, client, counted, resumed, early })
     });
     if let Err(error) = adopted {
         tracing::warn!(%error, "a WebSocket was lost right after its handshake");
     }
 }
 
-/// The 101, the session's token and whether the client named it, if all is as it must be.
-fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(Response, (Token, bool)), Refusal> {
-    let refusal = |status, name, detail: &str, reason| Refusal { status, name, detail: detail.to_owned(), reason };
+/// Counts the connection of a client, and its session if it begins one, as far as its address may have them. Whether a
+/// session that is named is new can only be known here if the store is on this host; the hub finds out about others.
+fn count<A: App>(handshake: &Handshake<A>, client: Client, token: Option<&Token>) -> Result<Option<Counted>, Refusal> {
+    let hub = handshake.shared.hub.borrow();
+    let Some(address) = client.address() else { return Ok(None) };
+    let limits = &hub.settings.per_address;
+    let (counted, from_the_start) = match handshake.counted.take() {
+        Some(counted) => (counted, true),
+        None => (hub.addresses.count(address), false),
+    };
+    let begins = match token {
+        None => true,
+        Some(token) => hub.backplane.knows(token) == Some(false),
+    };
+    let within = hub.addresses.check_connections(address, limits);
+    let within = within.and_then(|()| if begins { hub.addresses.begin_session(address, limits) } else { Ok(()) });
+    let Err(exceeded) = within else { return Ok(Some(counted)) };
+    if from_the_start {
+        // It is still a connection of its client's.
+        handshake.counted.set(Some(counted));
+    }
+    Err(Refusal {
+        status: StatusCode::TOO_MANY_REQUESTS,
+        name: match exceeded {
+            Exceeded::Connections { .. } => "too_many_connections",
+            Exceeded::NewSessions { .. } => "too_many_new_sessions",
+        },
+        detail: exceeded.to_string(),
+        reason: exceeded.reason(),
+        wait: exceeded.wait(),
+    })
+}
+
+/// The 101, and the session's token if the client named it, if all is as it must be.
+fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(Response, Option<Token>), Refusal> {
+    let refusal = |status, name, detail: &str, reason| Refusal {
+        status,
+        name,
+        detail: detail.to_owned(),
+        reason,
+        wait: Duration::ZERO,
+    };
     let token = session(request.uri().query())
         .map_err(|detail| refusal(StatusCode::BAD_REQUEST, "invalid_session_uuid", &detail, Refused::Session))?;
     let hub = shared.hub.borrow();
@@ -87,8 +140,7 @@ fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(R
         let detail = "too many connections, try again later";
         return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "connection_limit", detail, Refused::Connections));
     }
-    let resumed = token.is_some();
-    Ok((switching(accept), (token.unwrap_or_else(Token::random), resumed)))
+    Ok((switching(accept), token))
 }
 
 /// 101, as RFC 6455 section 4.2.2 has it.
@@ -103,7 +155,7 @@ fn switching(accept: HeaderValue) -> Response {
 }
 
 fn refuse<A: App>(shared: &Shared<A>, refusal: Refusal) -> Response {
-    let Refusal { status, name, detail, reason } = refusal;
+    let Refusal { status, name, detail, reason, wait } = refusal;
     shared.hub.borrow().metrics.refused(reason);
     let mut response = error(status, name, &detail);
     let headers = response.headers_mut();
@@ -114,8 +166,9 @@ fn refuse<A: App>(shared: &Shared<A>, refusal: Refusal) -> Response {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
-        StatusCode::SERVICE_UNAVAILABLE => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(fastrand::u16(1..=5)));
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            // Spread, so that those who are refused together do not come back together.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + fastrand::u64(1..=5)));
         }
         _ => {}
     }

@@ -1,9 +1,10 @@
 //! How connections end: closing handshakes, deadlines, removal.
 
 use std::net::Shutdown;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{End, Hub, retry_hint};
+use super::{End, Hub, retry_hint, retry_hint_after};
+use crate::addresses::Exceeded;
 use crate::app::App;
 use crate::connection::Violation;
 use crate::frame;
@@ -50,12 +51,23 @@ impl<A: App> Hub<A> {
 
     /// A message could not be counted: its client is told to come back, and nothing is shown that is not durable.
     pub(super) fn refuse_uncounted(&mut self, key: usize) {
-        let reason = retry_hint(&self.settings);
+        self.turn_away(key, Duration::ZERO);
+    }
+
+    fn turn_away(&mut self, key: usize, wait: Duration) {
+        let reason = retry_hint_after(&self.settings, wait);
         frame::append_close(&mut self.out, Some(1013), &reason);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.mute = true;
         }
         self.end(key, Phase::Closing, Closes::Server);
+    }
+
+    /// Closes a connection that has begun a session, as its look-up has just found, which its address may not begin now.
+    /// The close says when it may.
+    pub(super) fn refuse_session(&mut self, key: usize, exceeded: Exceeded) {
+        self.metrics.refused(exceeded.reason());
+        self.turn_away(key, exceeded.wait());
     }
 
     /// Notes that a connection has come further towards its end; never back.
@@ -218,6 +230,7 @@ impl<A: App> Hub<A> {
     fn remove(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
         self.take_early(key);
+        self.addresses.forget(connection.address.take());
         connection.deregister(self.poll.registry());
         self.drop_held(connection.held());
         self.rooms.leave_all(key, connection.rooms.take());

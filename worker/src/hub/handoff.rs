@@ -92,6 +92,7 @@ impl<A: App> Hub<A> {
             token: connection.token.clone(),
             request_id: connection.request_id.clone(),
             forwarded: connection.forwarded.clone(),
+            address: connection.address,
             inbox: std::mem::take(&mut connection.inbox),
             unsent: connection.output.as_ref().map(|output| (output.unsent().to_vec(), output.since_ms)),
             early,
@@ -134,6 +135,7 @@ impl<A: App> Hub<A> {
             let mut connection = self.connections.remove(*key);
             self.take_early(*key);
             self.drop_held(connection.held());
+            self.addresses.forget(connection.address.take());
             self.rooms.leave_all(*key, connection.rooms.take());
             tracing::debug!(
                 connection_id = connection.name(),
@@ -202,6 +204,7 @@ impl<A: App> Hub<A> {
             token: carried.token,
             request_id: carried.request_id,
             forwarded: carried.forwarded,
+            address: carried.address.and_then(|key| self.addresses.recount(key)),
             inbox: carried.inbox,
             output: carried.unsent.map(|(bytes, since_ms)| Box::new(Output::of(bytes, since_ms))),
             rooms: None,

@@ -45,6 +45,20 @@ impl<A: App> Hub<A> {
                 continue;
             }
             self.out.clear();
+            let refused = match part.outcome() {
+                // It has begun a session. Where the store could be asked before the upgrade, that was counted then.
+                Some(Outcome::Count(0)) if !connection.known && !self.backplane.is_alone() => {
+                    let begin = |address| self.addresses.begin_session(address, &self.settings.per_address);
+                    connection.client_address().and_then(|address| begin(address).err())
+                }
+                Some(_) | None => None,
+            };
+            if let Some(exceeded) = refused {
+                self.out.extend_from_slice(part.bytes_before_counted());
+                self.refuse_session(key, exceeded);
+                self.send_out(key);
+                continue;
+            }
             match part.outcome() {
                 Some(Outcome::Count(count)) => {
                     connection.shown = connection.shown.max(count);

@@ -187,6 +187,7 @@ async fn seconds<A: App>(shared: Rc<Shared<A>>) {
         }
         shared.look_at_backplane();
         admin::tell_refusals(&shared, false);
+        shared.look_at_descriptors();
         tokio::time::sleep(SECOND).await;
     }
 }

@@ -8,11 +8,12 @@ use baton_ipc::{Channel, Scoreboard, Side};
 use tempfile::TempDir;
 
 use super::{Hooks, Shared};
+use crate::accept::Descriptors;
 use crate::app::{App, Message, Session};
 use crate::backplane::{Embedded, Options};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::settings::{Limits, Settings};
+use crate::settings::{Limits, PerAddress, Settings};
 use crate::store::{self, Membership};
 
 /// Answers every message with itself.
@@ -47,7 +48,7 @@ impl Worker {
         let host = Embedded::open(Options::of(&settings), board.clone(), 0, Side::A).unwrap();
         let hub = Hub::new(Echo, settings, Metrics::new(board, 0, Side::A), Box::new(host)).unwrap();
         let hooks = Hooks { log_lines_dropped: || 0, reopen_logs: || {}, rest_logs: || {} };
-        let shared = Shared::new(hub, 1000, 0, &hooks, channel);
+        let shared = Shared::new(hub, Descriptors::new(1064), 0, &hooks, channel);
         Worker { shared: Rc::new(shared), _supervisor: supervisor, _membership: membership, _dir: dir }
     }
 }
@@ -67,6 +68,7 @@ fn settings(state_dir: &Path) -> Settings {
         secret_key: None,
         allowed_origins: Vec::new(),
         trusted_proxies: Vec::new(),
+        per_address: PerAddress::default(),
         retry_spread: Duration::from_secs(5),
         limits: Limits::default(),
     }
