@@ -5,6 +5,7 @@
 //! bound.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,7 +26,9 @@ pub(crate) use problem::{Problem, Problems};
 pub(crate) use sources::{DEFAULT_FILE, Environment, PASSWORD_VARIABLE, Sources};
 pub(crate) use values::{duration, seconds};
 
+use key::Key;
 use keys::{CHECKS, KEYS};
+use problem::Origin;
 use sources::Raw;
 
 /// The version that `status`, `/status` and `--version` name.
@@ -90,6 +93,30 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Problems> {
         None => format!("embedded ({})", config.worker.state_dir.display()),
     };
     Ok(Loaded { config, file: gathered.file, raw })
+}
+
+impl Loaded {
+    /// Names the secrets in the configuration file, if every user of the machine may read it.
+    pub(crate) fn exposed_secrets(&self) -> Option<String> {
+        let path = self.file.as_ref()?;
+        let redis = self.config.worker.redis.as_ref();
+        let is_secret = |key: &&Key| match key.name {
+            "redis-url" => redis.is_some_and(|redis| redis.address.has_password()),
+            // A secret is what has no flag.
+            _ => !key.flag,
+        };
+        let in_file = |key: &&Key| self.raw.get(key.name).is_some_and(|raw| matches!(raw.origin, Origin::File(..)));
+        let secrets: Vec<&str> = KEYS.iter().filter(is_secret).filter(in_file).map(|key| key.name).collect();
+        let mode = std::fs::metadata(path).ok()?.mode() & 0o7777;
+        let exposed = !secrets.is_empty() && mode & 0o004 != 0;
+        let path = path.display();
+        exposed.then(|| {
+            let secrets = secrets.join(" and ");
+            format!(
+                "every user of this machine may read {path} (mode {mode:04o}), which holds {secrets}: `chmod o-r` it"
+            )
+        })
+    }
 }
 
 /// Where control sockets may be: the one directory that is given, else that which is configured, else all that are usual.

@@ -233,7 +233,7 @@ fn print(text: &str) -> io::Result<()> {
 fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Unreachable(_) | Error::Silent | Error::Lost(_) => Exit::Unreachable,
-        Error::Denied(_) => Exit::Denied,
+        Error::Denied(_) | Error::Untrusted { .. } => Exit::Denied,
         Error::Several(_) | Error::Usage(_) => Exit::Usage,
         Error::Interrupted => Exit::Interrupted,
         Error::Foreign(_) | Error::Output(_) => Exit::Failed,

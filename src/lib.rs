@@ -71,7 +71,10 @@ pub fn main<A: App>(app: A) -> ExitCode {
             Err(problems) => refuse(&problems),
         },
         Invocation::PrintConfig(sources) => show(&sources, config::print),
-        Invocation::CheckConfig(sources) => show(&sources, valid),
+        Invocation::CheckConfig(sources) => show(&sources, |loaded| {
+            warn_of_exposure(loaded);
+            valid(loaded)
+        }),
         Invocation::Connect(sources) => match config::load(&sources) {
             Ok(loaded) => connect(&loaded),
             Err(problems) => refuse(&problems),
@@ -100,8 +103,16 @@ fn valid(loaded: &Loaded) -> String {
     format!("the configuration is valid ({file})\n")
 }
 
+/// A warning alone: the service can run, and a reload that the check comes before goes on.
+fn warn_of_exposure(loaded: &Loaded) {
+    if let Some(warning) = loaded.exposed_secrets() {
+        eprintln!("baton: warning: {warning}");
+    }
+}
+
 /// Tries what the configuration names, beyond what it says.
 fn connect(loaded: &Loaded) -> ExitCode {
+    warn_of_exposure(loaded);
     let found = match &loaded.config.worker.redis {
         Some(redis) => baton_worker::redis::check(redis),
         None => Ok(format!("the backplane is {}: there is nothing to connect to", loaded.config.supervisor.backplane)),

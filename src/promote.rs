@@ -220,7 +220,7 @@ impl Promotion<'_> {
                     plan.old, plan.color
                 )));
             }
-            Err(error @ (Error::Refused { .. } | Error::Denied(_))) => error.to_string(),
+            Err(error @ (Error::Refused { .. } | Error::Denied(_) | Error::Untrusted { .. })) => error.to_string(),
             Err(error) => format!("the answer of {} was lost: {error}", plan.color),
         };
         let verdict = verdict::find(self.directory(), plan, &self.interrupts);

@@ -9,6 +9,7 @@ use baton_ipc::{Endpoint, Inheritance, Scoreboard, Side, Slot};
 use baton_worker::redis;
 use baton_worker::store::{self, LastMember, Membership};
 use baton_worker::{App, Hooks};
+use nix::sys::stat::{Mode, umask};
 
 use crate::config::{self, Config, Loaded, Sources};
 use crate::{logging, probe};
@@ -26,6 +27,7 @@ pub(crate) fn run<A: App>(loaded: Loaded, sources: Sources, app: A) -> ExitCode 
 
 fn serve<A: App>(loaded: Loaded, sources: Sources, app: A) -> Result<(), String> {
     let Loaded { config, file, .. } = loaded;
+    close_to_others();
     logging::start_supervisor(&config.logging, &config.supervisor.color).map_err(|error| error.to_string())?;
     logging::log_panics();
     let file = file.map_or("none".to_owned(), |file| file.display().to_string());
@@ -38,6 +40,13 @@ fn serve<A: App>(loaded: Loaded, sources: Sources, app: A) -> Result<(), String>
     service.leave_store();
     logging::shutdown();
     outcome
+}
+
+/// Files that this process and its workers make are closed to other users from now on, whoever makes them: log files, what the
+/// application writes. The group may read, as the directory of logs may belong to one that should.
+fn close_to_others() {
+    let before = umask(Mode::empty());
+    umask(before | Mode::S_IWGRP | Mode::S_IRWXO);
 }
 
 /// What the supervisor runs.

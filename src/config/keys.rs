@@ -92,8 +92,11 @@ pub(crate) const KEYS: &[Key] = &[
     .help("How often every client gets a heartbeat"),
     Key::one("secret-key", Service, "KEY", |c, v| {
         c.worker.secret_key = optional(v, |text| {
-            let refused = || format!("at least {} characters that nobody can guess", SecretKey::LEAST);
-            SecretKey::new(text).ok_or_else(refused)
+            let refused = |weakness| {
+                let least = SecretKey::LEAST;
+                format!("at least {least} characters that nobody can guess, such as of `openssl rand -base64 32`; {weakness}")
+            };
+            SecretKey::new(text).map_err(refused)
         })?;
         Ok(())
     })

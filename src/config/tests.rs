@@ -301,7 +301,7 @@ fn a_file_that_is_no_toml_is_refused_with_its_place() {
 fn the_printed_configuration_is_toml_that_gives_the_same_result() {
     let variables = [
         ("BATON_LOG_LEVEL", "debug"),
-        ("SECRET_KEY", "hunter2-hunter2-hunter2"),
+        ("SECRET_KEY", "hunter2-and-then-some-more"),
         ("BATON_ALLOWED_ORIGINS", "https://a.example"),
     ];
     let (sources, directory) = sources(&[("workers", "07")], &variables, Some("color = 'green'\nping-interval = '5s'"));

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use baton_ipc::control::{CONTROL_VERSION, Command, ErrorCode, Output, Reply, Request, Status};
-use baton_ipc::{Side, Slot};
+use baton_ipc::{Side, Slot, private};
 use thiserror::Error;
 
 use super::interrupt::{Interrupts, Wait};
@@ -34,6 +34,9 @@ pub(crate) enum Error {
     /// The socket's permissions, or the supervisor's own check, keep this user out.
     #[error("permission denied by {0}: be root, the user the service runs as, or in its control-group")]
     Denied(String),
+    /// Somebody else answers at the socket, or could.
+    #[error("cannot trust {}: {reason}", path.display())]
+    Untrusted { path: PathBuf, reason: String },
     /// It does not answer.
     #[error("the supervisor does not answer within {} s: is it stopped or stuck?", ANSWER_TIMEOUT.as_secs())]
     Silent,
@@ -114,6 +117,10 @@ impl Client {
                     Ok(stream) => clients.push(Client { color: (*color).to_owned(), stream: BufReader::new(stream) }),
                     Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                         denied = Some(path.display().to_string())
+                    }
+                    // Nothing is asked of somebody who only says that he is the service.
+                    Err(error) if error.kind() == ErrorKind::InvalidData => {
+                        return Err(Error::Untrusted { path, reason: error.to_string() });
                     }
                     // Not there, or left behind by a supervisor that was killed.
                     Err(_) => {}
@@ -253,12 +260,17 @@ fn takes_its_time(command: &Command) -> bool {
     }
 }
 
-/// Connects within a bound: `connect(2)` to a Unix socket whose backlog is full blocks for as long as it is.
+/// Connects within a bound: `connect(2)` to a Unix socket whose backlog is full blocks for as long as it is. That somebody else
+/// than the service is at the other end is `InvalidData`.
 fn open(path: &Path) -> io::Result<UnixStream> {
     let (sender, receiver) = mpsc::channel();
-    let path = path.to_owned();
-    thread::spawn(move || sender.send(UnixStream::connect(path)));
-    receiver.recv_timeout(CONNECT_TIMEOUT).unwrap_or(Err(ErrorKind::TimedOut.into()))
+    let to = path.to_owned();
+    thread::spawn(move || sender.send(UnixStream::connect(to)));
+    let stream = receiver.recv_timeout(CONNECT_TIMEOUT).unwrap_or(Err(ErrorKind::TimedOut.into()))?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    private::ensure_owners(stream.as_fd(), directory)
+        .map_err(|error| io::Error::new(ErrorKind::InvalidData, error.to_string()))?;
+    Ok(stream)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use baton_ipc::private;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{self, RollingFileAppender};
 
@@ -66,6 +67,10 @@ impl Sink {
         let target = match &settings.directory {
             None => Target::Stderr(io::stderr()),
             Some(directory) => {
+                let refused =
+                    |reason: &dyn std::fmt::Display| format!("cannot write logs in {}: {reason}", directory.display());
+                std::fs::create_dir_all(directory).map_err(|error| io::Error::other(refused(&error)))?;
+                private::ensure_directory(directory).map_err(|error| io::Error::other(refused(&error)))?;
                 let (rotation, keep) = match settings.rotation {
                     Rotation::Daily => (rolling::Rotation::DAILY, settings.keep),
                     Rotation::Hourly => (rolling::Rotation::HOURLY, settings.keep),
@@ -77,7 +82,7 @@ impl Sink {
                 let file = builder.build(directory).map_err(|error| {
                     let reason =
                         std::error::Error::source(&error).map_or(error.to_string(), |source| source.to_string());
-                    io::Error::other(format!("cannot write logs in {}: {reason}", directory.display()))
+                    io::Error::other(refused(&reason))
                 })?;
                 Target::File(file)
             }

@@ -1,10 +1,11 @@
 //! Another generation, started from here, which outlives this command.
 
-use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use baton_ipc::private;
 
 use super::unit::Unit;
 use super::{LOOK, standing};
@@ -34,7 +35,7 @@ impl Started {
     pub(super) fn daemon(sources: &Sources, directory: &Path, color: &str) -> Result<Started, String> {
         let said = directory.join(format!("{color}.start"));
         let start = || {
-            let output = File::create(&said)?;
+            let output = private::create(&said)?;
             // A process group of its own: a Ctrl-C here, or the end of this terminal, is not meant for it.
             Command::new(std::env::current_exe()?)
                 .arg("run")

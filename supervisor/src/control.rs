@@ -1,8 +1,8 @@
 //! The control socket: who may speak, and to how many we listen.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use baton_ipc::control::{ErrorCode, Reply, Request};
-use nix::fcntl::{Flock, FlockArg};
+use baton_ipc::private;
 use nix::poll::PollFlags;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group};
@@ -25,6 +25,15 @@ const MAX_CLIENTS: usize = 16;
 
 /// After a failure of accept(2).
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Held while a supervisor starts, in the directory of control sockets.
+const LOCK: &str = "start.lock";
+
+/// How long a start waits for another one, which may itself wait for an incumbent to let it in.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a lock is tried that cannot be waited for with a deadline.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Names a client; never used twice.
 pub(crate) type ClientId = u64;
@@ -55,13 +64,60 @@ impl Access {
     }
 }
 
-/// Makes the directory of control sockets, and keeps all others who start in it waiting as long as this is held: they must not
-/// take each other's fresh sockets for stale ones, nor both find nobody to take over from.
-pub(crate) fn lock(directory: &Path) -> Result<Flock<fs::File>, Error> {
-    let failed = |source| Error::Control { path: directory.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
-    let file = fs::File::open(directory).map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))
+/// Makes the directory of control sockets, refuses one that others could change, and keeps all others who start in it waiting as
+/// long as this is held: they must not take each other's fresh sockets for stale ones, nor both find nobody to take over from.
+pub(crate) fn lock(directory: &Path) -> Result<File, Error> {
+    lock_within(directory, LOCK_TIMEOUT)
+}
+
+fn lock_within(directory: &Path, timeout: Duration) -> Result<File, Error> {
+    make(directory).map_err(|source| Error::Control { path: directory.to_owned(), source })?;
+    private::ensure_directory(directory)
+        .map_err(|source| Error::Directory { path: directory.to_owned(), source: source.into() })?;
+    // A file that only we and root may open: whoever can open a file can lock it (flock(2)).
+    let path = directory.join(LOCK);
+    let failed = |source| Error::Lock { path: path.clone(), source };
+    let mut lock = private::open(&path).map_err(failed)?;
+    let begun = Instant::now();
+    let mut logged = false;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) if begun.elapsed() >= timeout => {
+                return Err(Error::Locked { holder: holder(&mut lock), path: path.clone(), waited: timeout });
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !logged {
+            let holder = holder(&mut lock);
+            tracing::info!(event = "waiting_for_lock", lock = %path.display(), holder, "waiting for another start");
+            logged = true;
+        }
+        std::thread::sleep(LOCK_INTERVAL);
+    }
+    // For whoever waits; that it is not there does no harm.
+    let _ = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    Ok(lock)
+}
+
+/// Makes the directory, which other users may enter: a reverse proxy dials sockets in it.
+fn make(directory: &Path) -> io::Result<()> {
+    // There is one thread.
+    let before = umask(Mode::from_bits_truncate(0o022));
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
+    umask(before);
+    made
+}
+
+/// The process that has noted itself in the lock file; "unknown" if it has not come to that yet.
+fn holder(lock: &mut File) -> String {
+    let mut text = String::new();
+    let read = lock.rewind().and_then(|()| lock.take(32).read_to_string(&mut text));
+    match read.map(|_| text.trim().parse::<u32>()) {
+        Ok(Ok(pid)) => format!("pid {pid}"),
+        Ok(Err(_)) | Err(_) => "unknown".to_owned(),
+    }
 }
 
 impl Control {
@@ -219,7 +275,7 @@ fn taken(path: &Path, color: &str, error: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, Write};
+    use std::io::{BufRead, BufReader};
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -233,6 +289,31 @@ mod tests {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
         line
+    }
+
+    #[test]
+    fn a_start_waits_for_another_one_until_its_deadline_and_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock(directory.path()).unwrap();
+        match lock_within(directory.path(), LOCK_INTERVAL) {
+            Err(Error::Locked { holder, path, .. }) => {
+                assert_eq!(holder, format!("pid {}", std::process::id()));
+                assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            }
+            outcome => panic!("{outcome:?}"),
+        }
+        drop(first);
+        lock_within(directory.path(), LOCK_INTERVAL).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("a/b");
+        drop(lock(&directory).unwrap());
+        assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o755);
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o775)).unwrap();
+        assert!(matches!(lock(&directory), Err(Error::Directory { .. })));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use baton_ipc::Endpoint;
+use baton_ipc::private::DirectoryError;
 
 /// Why a supervisor could not start, or ended other than by a drain.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,35 @@ pub enum Error {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// Others could change what is in the runtime directory.
+    #[error("cannot use the runtime directory {}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<DirectoryError>,
+    },
+    /// The lock of starts cannot be opened.
+    #[error("cannot lock {}: {source}", path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another start does not come to an end.
+    #[error(
+        "{}: locked by another start ({holder}) for more than {} s; wait until that one is done, or end it",
+        path.display(), waited.as_secs()
+    )]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// The process that has it, as far as is known.
+        holder: String,
+        /// How long this start waited.
+        waited: Duration,
     },
     /// The group that may use the control socket is unknown.
     #[error("the control group {0:?} does not exist: create it, or take the setting away")]

@@ -383,7 +383,7 @@ fn the_redis_of_a_configuration_is_tried_if_asked() {
 
 #[test]
 fn secrets_are_never_shown() {
-    const SECRET: &str = "hunter2-hunter2-hunter2";
+    const SECRET: &str = "hunter2-and-then-some-more";
     let place = Place::new();
     for wrong in [format!("redis://:{SECRET}@127.0.0.1:port"), format!("redis://{SECRET}@h"), SECRET.to_owned()] {
         let said = place.refused(place.command("run").env("SECRET_KEY", SECRET).env("REDIS_URL", wrong));

@@ -1,5 +1,6 @@
 //! What a worker is told. Validated before it gets here.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -50,14 +51,75 @@ impl SecretKey {
     /// The fewest characters: a cookie lets whoever has one try keys for as long as he likes.
     pub const LEAST: usize = 16;
 
-    /// None: it is too short to be one.
-    pub fn new(text: &str) -> Option<SecretKey> {
-        (text.chars().count() >= SecretKey::LEAST).then(|| SecretKey(text.into()))
+    /// The fewest different characters: 16 random hexadecimal digits have fewer in three of 100,000 keys.
+    pub const LEAST_DIFFERENT: usize = 6;
+
+    /// Takes a text that may be random.
+    ///
+    /// # Errors
+    /// It cannot be: see [`WeakKey`].
+    pub fn new(text: &str) -> Result<SecretKey, WeakKey> {
+        weakness(text).map_or_else(|| Ok(SecretKey(text.into())), Err)
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
+}
+
+/// Why a text is no secret key: somebody who has a cookie could find it by trying. The text itself is not shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeakKey {
+    /// Fewer than [`SecretKey::LEAST`] characters.
+    #[error("it has {0} characters")]
+    Short(usize),
+    /// Fewer than [`SecretKey::LEAST_DIFFERENT`] different characters.
+    #[error("it has only {0} different characters")]
+    Uniform(usize),
+    /// One part, shorter than [`SecretKey::LEAST`], over and over.
+    #[error("it repeats its first {0} characters")]
+    Repeated(usize),
+    /// Most characters follow from the one before, as in `abcdef` or `9876`.
+    #[error("it is a sequence of neighbouring characters")]
+    Sequence,
+    /// It holds words of a template.
+    #[error("it holds {0:?}, as templates and examples do")]
+    Template(&'static str),
+}
+
+/// What stands in templates where a key is to be, in lower case and without punctuation.
+const TEMPLATES: [&str; 9] = [
+    "changeme",
+    "changethis",
+    "replaceme",
+    "djangoinsecure",
+    "yoursecret",
+    "secretkey",
+    "supersecret",
+    "placeholder",
+    "password",
+];
+
+fn weakness(text: &str) -> Option<WeakKey> {
+    let characters: Vec<char> = text.chars().collect();
+    let length = characters.len();
+    if length < SecretKey::LEAST {
+        return Some(WeakKey::Short(length));
+    }
+    let different = characters.iter().collect::<BTreeSet<_>>().len();
+    if different < SecretKey::LEAST_DIFFERENT {
+        return Some(WeakKey::Uniform(different));
+    }
+    let repeats = |part: &usize| characters.iter().zip(&characters[*part..]).all(|(earlier, later)| earlier == later);
+    if let Some(part) = (1..SecretKey::LEAST.min(length)).find(repeats).filter(|part| 2 * part <= length) {
+        return Some(WeakKey::Repeated(part));
+    }
+    let neighbours = characters.windows(2).filter(|pair| u32::from(pair[0]).abs_diff(pair[1].into()) <= 1).count();
+    if 2 * neighbours > length {
+        return Some(WeakKey::Sequence);
+    }
+    let letters: String = text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    TEMPLATES.into_iter().find(|template| letters.contains(template)).map(WeakKey::Template)
 }
 
 impl fmt::Debug for SecretKey {
@@ -124,6 +186,54 @@ impl Default for Limits {
             close_timeout: Duration::from_secs(5),
             user_timeout: Duration::from_secs(60),
             ping_interval: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_could_be_guessed_is_refused_with_its_weakness() {
+        for (text, expected) in [
+            ("", WeakKey::Short(0)),
+            ("k3Y-of-15-chars", WeakKey::Short(15)),
+            ("aaaaaaaaaaaaaaaaaaaaaaaa", WeakKey::Uniform(1)),
+            ("0000000000000000000000000001", WeakKey::Uniform(2)),
+            ("hunter2-hunter2-hunter2", WeakKey::Repeated(8)),
+            ("qwertzuiopqwertzuiop", WeakKey::Repeated(10)),
+            ("abcdefghijklmnop", WeakKey::Sequence),
+            ("12345678abcdefgh", WeakKey::Sequence),
+            ("ChangeMe-ChangeMe!", WeakKey::Template("changeme")),
+            ("django-insecure-9$k2mcx!o4f", WeakKey::Template("djangoinsecure")),
+            ("your_secret_key_goes_here", WeakKey::Template("yoursecret")),
+            ("my-SECRET_KEY-for-baton", WeakKey::Template("secretkey")),
+        ] {
+            assert_eq!(SecretKey::new(text), Err(expected), "{text}");
+        }
+        for text in ["a key that is for tests alone", "YqfQ2v0ZLQ4yU2mU", "3f9a1c07be524d68", "ключ-который-случаен"]
+        {
+            assert!(SecretKey::new(text).is_ok(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_keys_are_taken(bytes: [u8; 32]) {
+            let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            // As `openssl rand -hex 32`; shrunk ones are not random.
+            let different = bytes.iter().collect::<BTreeSet<_>>().len();
+            prop_assume!(different > 20);
+            prop_assert!(SecretKey::new(&hexadecimal).is_ok(), "{hexadecimal}");
+        }
+
+        #[test]
+        fn any_text_has_an_answer(text: String) {
+            let enough = text.chars().count() >= SecretKey::LEAST;
+            prop_assert!(enough || SecretKey::new(&text).is_err());
         }
     }
 }

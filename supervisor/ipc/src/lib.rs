@@ -8,6 +8,7 @@
 //! | [`logring`] | the last log lines of each process | the same memfd |
 //! | [`takeover`] | the supervisors of two generations | a [`channel`] through `COLOR.takeover` |
 //! | [`receipt`] | what became of connections that were handed over | all of these |
+//! | [`private`] | files, directories and sockets that other users must not touch | the file system |
 //! | [`inheritance`] | what a worker is born with | `fork(2)` |
 #![deny(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod inheritance;
 pub mod logring;
 mod mapping;
 pub mod messages;
+pub mod private;
 pub mod receipt;
 pub mod scoreboard;
 pub mod takeover;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use baton_ipc::channel::{self, ChannelError};
 use baton_ipc::control::Generation;
 use baton_ipc::takeover::Message;
-use baton_ipc::{Channel, Endpoint, Scoreboard};
+use baton_ipc::{Channel, Endpoint, Scoreboard, private};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -121,6 +121,12 @@ impl Joined {
                 }
                 // Nobody runs there, or not any more.
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(Error::Takeover {
+                        color: name.to_owned(),
+                        reason: format!("{}: {error}", path.display()),
+                    });
+                }
                 Err(source) => return Err(Error::Control { path, source }),
             }
         }
@@ -131,6 +137,8 @@ impl Joined {
 fn dial(path: &Path) -> io::Result<Channel> {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET.nonblocking(), None)?;
     socket.connect(&SockAddr::unix(path)?)?;
+    // What it sends is used: its shared memory, its sockets, its clients.
+    private::ensure_ours(socket.as_fd())?;
     Ok(Channel::from(OwnedFd::from(socket)))
 }
 

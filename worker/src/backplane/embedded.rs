@@ -143,7 +143,7 @@ impl Embedded {
         let CommitOrAbort::Commit([sessions, meta, log, peers, deltas, journal]) = tables else {
             return Err(heed::Error::Mdb(MdbError::BadTxn).into());
         };
-        let bus = Bus::open(log, peers, dir, (options.max_size / PAGE / BUS_SHARE) as usize)?;
+        let bus = Bus::open(log, peers, (options.max_size / PAGE / BUS_SHARE) as usize)?;
         let mut embedded = Embedded {
             env,
             sessions,

@@ -111,6 +111,11 @@ pub enum AddressError {
 }
 
 impl Address {
+    /// Whether it holds a password.
+    pub fn has_password(&self) -> bool {
+        self.credentials.is_some()
+    }
+
     /// Whether certificates are checked and the password is encrypted on its way.
     pub fn is_tls(&self) -> bool {
         match &self.place {

@@ -2,13 +2,13 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::unistd::geteuid;
+use baton_ipc::private::{self, DirectoryError};
 
-use super::files::{open_or_create, read_text, remove_if_there, sync_directory, write_durably};
+use super::files::{read_text, remove_if_there, sync_directory, write_durably};
 use super::names::{MARKER, PROBE, STORE_LOCK};
 use super::{FORMAT, PrepareError};
 
@@ -33,12 +33,12 @@ pub fn claim(state_dir: &Path) -> Result<(), PrepareError> {
 /// Claims the directory and holds `store.lock`, which ends when the file is dropped.
 pub(super) fn lock(state_dir: &Path, patience: Duration) -> Result<File, PrepareError> {
     make(state_dir)?;
-    check_owner(state_dir)?;
+    check_access(state_dir)?;
     check_marker(state_dir)?;
     probe(state_dir)?;
 
     let path = state_dir.join(STORE_LOCK);
-    let lock = open_or_create(&path).map_err(PrepareError::io("open", &path))?;
+    let lock = private::open(&path).map_err(PrepareError::io("open", &path))?;
     let start = Instant::now();
     loop {
         match lock.try_lock() {
@@ -79,13 +79,12 @@ fn make(path: &Path) -> Result<(), PrepareError> {
     }
 }
 
-fn check_owner(path: &Path) -> Result<(), PrepareError> {
-    let owner = fs::metadata(path).map_err(PrepareError::io("look at", path))?.uid();
-    let user = geteuid();
-    match user.is_root() || owner == user.as_raw() {
-        true => Ok(()),
-        false => Err(PrepareError::NotOurs { path: path.to_owned(), owner, user: user.as_raw() }),
-    }
+fn check_access(path: &Path) -> Result<(), PrepareError> {
+    private::ensure_directory(path).map_err(|error| match error {
+        DirectoryError::NotOurs { owner, user } => PrepareError::NotOurs { path: path.to_owned(), owner, user },
+        DirectoryError::Writable { mode } => PrepareError::OpenToOthers { path: path.to_owned(), mode },
+        DirectoryError::Io(error) => PrepareError::io("look at", path)(error),
+    })
 }
 
 /// True if the directory is marked, false if it is not and may be.
@@ -128,6 +127,6 @@ fn check_marker(path: &Path) -> Result<bool, PrepareError> {
 /// Permission bits do not tell everything (read-only mounts, sandboxes, quotas); making a file does.
 fn probe(path: &Path) -> Result<(), PrepareError> {
     let probe = path.join(PROBE);
-    let made = open_or_create(&probe).and_then(|_| remove_if_there(&probe));
+    let made = private::open(&probe).and_then(|_| remove_if_there(&probe));
     made.map(drop).map_err(|source| PrepareError::Unwritable { path: path.to_owned(), source })
 }

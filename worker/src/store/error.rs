@@ -46,6 +46,17 @@ pub enum PrepareError {
         /// This process's effective user id.
         user: u32,
     },
+    /// Others could replace what is in it.
+    #[error(
+        "state directory {}: users other than its owner may write to it (mode {mode:04o}); `chmod go-w` it, or set \
+         --state-dir to another one", .path.display()
+    )]
+    OpenToOthers {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Something that is not ours is in the directory, and our marker is not.
     #[error(
         "state directory {}: it holds {found} but no store of baton (no file `baton-store`); \

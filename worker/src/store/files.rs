@@ -1,11 +1,11 @@
 //! Changes to files that are either done or not done, whatever stops the machine in between.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use baton_ipc::private;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
@@ -58,11 +58,6 @@ pub(super) fn allocate(file: &File, offset: u64, length: u64) -> io::Result<()> 
     }
 }
 
-/// Opens for reading and writing, for this user alone, and makes the file if it is missing.
-pub(super) fn open_or_create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
 /// Makes what was created, renamed or removed in the directory survive a power loss.
 pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
@@ -71,7 +66,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 /// Gives the file `name` this content, all of it or none.
 pub(crate) fn write_durably(directory: &Path, name: &str, content: &str) -> io::Result<()> {
     let temporary = directory.join(format!("{name}.tmp"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = private::create(&temporary)?;
     file.write_all(content.as_bytes())?;
     file.sync_all()?;
     rename_durably(directory, temporary.file_name().unwrap_or_default(), OsStr::new(name))
@@ -116,7 +111,7 @@ pub(super) fn read_text(path: &Path) -> io::Result<Option<String>> {
 /// Not by `copy_file_range(2)`: XFS and btrfs answer it by sharing the blocks of both files, and then the first write
 /// to each page needs a new block, which a full disk refuses with SIGBUS.
 pub(super) fn copy_durably(from: &mut File, path: &Path) -> io::Result<()> {
-    let mut to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut to = private::create(path)?;
     let mut buffer = vec![0; 1024 * 1024];
     loop {
         match from.read(&mut buffer) {

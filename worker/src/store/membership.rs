@@ -8,7 +8,9 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{open_or_create, write_durably};
+use baton_ipc::private;
+
+use super::files::write_durably;
 use super::names::{CLEAN, DATA, USERS_LOCK};
 
 /// Holding it says: this process uses the store. Dropping it is leaving without a word, like a crash.
@@ -24,7 +26,7 @@ pub struct Membership {
 /// # Errors
 /// `users.lock` cannot be opened or locked.
 pub fn join(state_dir: &Path) -> io::Result<Membership> {
-    let lock = open_or_create(&state_dir.join(USERS_LOCK))?;
+    let lock = private::open(&state_dir.join(USERS_LOCK))?;
     loop {
         match lock.lock_shared() {
             Ok(()) => return Ok(Membership { lock, state_dir: state_dir.to_owned() }),

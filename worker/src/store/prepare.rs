@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use baton_ipc::private;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -19,8 +20,7 @@ use tracing::{debug, info, warn};
 use self::policy::{Condition, Plan, Trust, decide};
 use super::directory::{self, PATIENCE, RETRY};
 use super::files::{
-    allocate, copy_durably, open_or_create, read_text, remove_durably, remove_if_there, rename_durably, sync_directory,
-    write_durably,
+    allocate, copy_durably, read_text, remove_durably, remove_if_there, rename_durably, sync_directory, write_durably,
 };
 use super::names::{
     BOOT, CHECKPOINT, CHECKPOINT_TEMPORARY, CLEAN, DATA, LMDB_LOCK, RECOVERY, RESTORE_TEMPORARY, USERS_LOCK,
@@ -116,7 +116,7 @@ enum Users {
 fn users(state_dir: &Path, surroundings: &Surroundings<'_>) -> Result<Users, PrepareError> {
     let path = state_dir.join(USERS_LOCK);
     let failed = PrepareError::io("lock", &path);
-    let lock = open_or_create(&path).map_err(PrepareError::io("open", &path))?;
+    let lock = private::open(&path).map_err(PrepareError::io("open", &path))?;
     let start = Instant::now();
     loop {
         let waited = start.elapsed();
@@ -359,7 +359,7 @@ impl Start<'_> {
     /// is full is found out now.
     fn reserve(&self, used: u64) -> Result<(), PrepareError> {
         let path = self.state_dir.join(DATA);
-        let file = open_or_create(&path).map_err(PrepareError::io("open", &path))?;
+        let file = private::open(&path).map_err(PrepareError::io("open", &path))?;
         if used == 0 {
             // Nothing was ever committed; but LMDB refuses a file whose creation was cut off.
             file.set_len(0).map_err(PrepareError::io("empty", &path))?;
@@ -369,7 +369,7 @@ impl Start<'_> {
 
         // The table of readers is a shared mapping too. LMDB takes an empty lock file for a new one.
         let path = self.state_dir.join(LMDB_LOCK);
-        let file = open_or_create(&path).map_err(PrepareError::io("open", &path))?;
+        let file = private::open(&path).map_err(PrepareError::io("open", &path))?;
         allocate(&file, 0, LOCK_ROOM).map_err(|error| PrepareError::preallocation(&path, LOCK_ROOM, error))
     }
 }

@@ -3,14 +3,13 @@
 //! The log is what counts: a lost datagram only delays a worker until the next one, and a full socket buffer means that
 //! a wake-up is waiting already. Each worker reads on from where it was, and knows from the numbers when it missed some.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Bound;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
 
 use heed::{Env, RoTxn, RwTxn, WithoutTls};
+use uuid::Uuid;
 
 use super::{BackplaneError, Table};
 use crate::batch::Publication;
@@ -27,6 +26,13 @@ const AT_ONCE: usize = 256;
 /// Bytes after which a worker takes no more at once.
 const BYTES_AT_ONCE: usize = 1024 * 1024;
 
+/// How many wake-ups are taken at once; more than a queue holds unless the machine is set otherwise
+/// (`net.unix.max_dgram_qlen`, 10 or 512).
+const WAKE_UPS_AT_ONCE: usize = 1024;
+
+/// How many names are tried for a wake-up socket.
+const NAMES: usize = 8;
+
 pub(super) struct Bus {
     /// Sequence number (big-endian) → length of the room's name (little-endian u16), room, text.
     pub(super) log: Table,
@@ -41,14 +47,9 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    pub(super) fn open(log: Table, peers: Table, dir: &Path, max_pages: usize) -> Result<Bus, BackplaneError> {
+    pub(super) fn open(log: Table, peers: Table, max_pages: usize) -> Result<Bus, BackplaneError> {
         let io = |source| BackplaneError::Io { what: "binding the wake-up socket".into(), source };
-        let meta = std::fs::metadata(dir).map_err(io)?;
-        // Abstract (unix(7)): it goes with the process and leaves no file. Named after the directory, which is what
-        // workers share.
-        let name = format!("baton-bus-{:x}-{:x}-{}", meta.dev(), meta.ino(), std::process::id()).into_bytes();
-        let address = SocketAddr::from_abstract_name(&name).map_err(io)?;
-        let socket = UnixDatagram::bind_addr(&address).map_err(io)?;
+        let (socket, name) = bind(random_name).map_err(io)?;
         socket.set_nonblocking(true).map_err(io)?;
         Ok(Bus { log, peers, socket, name, taken: 0, max_pages })
     }
@@ -129,7 +130,12 @@ impl Bus {
 
     pub(super) fn read(&mut self, env: &Env<WithoutTls>) -> Result<(Vec<Publication>, u64), BackplaneError> {
         let mut wake = [0; 8];
-        while self.socket.recv(&mut wake).is_ok() {}
+        // Any user of the machine may send to an abstract address: without a bound one that never stops would hold the worker.
+        for _ in 0..WAKE_UPS_AT_ONCE {
+            if self.socket.recv(&mut wake).is_err() {
+                break;
+            }
+        }
         let before = self.taken;
         let found = self.between(env, before, u64::MAX)?;
         self.taken = found.last().map_or(before, |(number, _)| *number);
@@ -166,6 +172,26 @@ impl Bus {
     }
 }
 
+/// Binds an abstract address (`unix(7)`), which goes with the process and leaves no file, under the first of these names that is
+/// free.
+fn bind(mut name: impl FnMut() -> String) -> io::Result<(UnixDatagram, Vec<u8>)> {
+    let mut tried = 1;
+    loop {
+        let name = name().into_bytes();
+        match SocketAddr::from_abstract_name(&name).and_then(|address| UnixDatagram::bind_addr(&address)) {
+            Ok(socket) => return Ok((socket, name)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tried < NAMES => tried += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A name that nobody can guess: whoever knew it could bind it first, and keep the worker from starting. The process id is for
+/// people; containers that share a network may have equal ones.
+fn random_name() -> String {
+    format!("baton-bus-{}-{}", std::process::id(), Uuid::new_v4().simple())
+}
+
 fn last(log: Table, txn: &RoTxn<'_>) -> Result<u64, heed::Error> {
     Ok(log.last(txn)?.and_then(|(key, _)| key.try_into().ok()).map_or(0, u64::from_be_bytes))
 }
@@ -174,4 +200,30 @@ fn decode(value: &[u8]) -> Option<Publication> {
     let (length, rest) = value.split_first_chunk::<2>()?;
     let (room, text) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
     Some(Publication { room: String::from_utf8(room.into()).ok()?, text: String::from_utf8(text.into()).ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_somebody_has_is_not_the_end() {
+        let taken = random_name();
+        let (_holder, _) = bind(|| taken.clone()).unwrap();
+        let mut names = vec![random_name(), taken.clone(), taken.clone()];
+        let free = names[0].clone();
+        let (_socket, name) = bind(|| names.pop().unwrap()).unwrap();
+        assert_eq!(name, free.into_bytes());
+        let mut tried = 0;
+        let error = bind(|| {
+            tried += 1;
+            taken.clone()
+        });
+        assert_eq!((error.unwrap_err().kind(), tried), (ErrorKind::AddrInUse, NAMES));
+    }
+
+    #[test]
+    fn two_workers_of_one_process_id_have_two_names() {
+        assert_ne!(random_name(), random_name());
+    }
 }

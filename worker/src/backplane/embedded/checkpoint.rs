@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use baton_ipc::fault;
+use baton_ipc::{fault, private};
 use heed::{CompactionOption, Env, RwTxn, WithoutTls};
 use nix::fcntl::{Flock, FlockArg};
 
@@ -50,11 +50,14 @@ impl Claim {
     /// when an earlier copy is still under way.
     pub(crate) fn write(&self, dir: &Path) -> Result<Option<u64>, BackplaneError> {
         let io = |what: &str, source| BackplaneError::Io { what: format!("{what} in {}", dir.display()), source };
-        let lock = File::create(dir.join("checkpoint.lock")).map_err(|e| io("opening checkpoint.lock", e))?;
+        let lock = private::open(&dir.join("checkpoint.lock")).map_err(|e| io("opening checkpoint.lock", e))?;
         let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else { return Ok(None) };
         fault::point("checkpoint begun");
         let temporary = dir.join("checkpoint.tmp");
-        let file = self.env.copy_to_path(&temporary, CompactionOption::Disabled)?;
+        let mut file = private::create(&temporary).map_err(|e| io("making checkpoint.tmp", e))?;
+        let copied = self.env.copy_to_file(&mut file, CompactionOption::Disabled);
+        // Half a copy takes space that a full disk does not have.
+        copied.inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
         file.sync_all().map_err(|e| io("syncing checkpoint.tmp", e))?;
         let length = file.metadata().map_err(|e| io("reading checkpoint.tmp", e))?.len();
         std::fs::rename(&temporary, dir.join("checkpoint.mdb")).map_err(|e| io("renaming checkpoint.tmp", e))?;

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     fn buckets(address: &str, name: &str) -> Vec<(u8, u64)> {
-        let key = SecretKey::new("0123456789abcdef").unwrap();
+        let key = SecretKey::new("3f9a1c07be524d68").unwrap();
         let buckets = of_stranger(&key, Some(address.parse().unwrap()), name);
         buckets.into_iter().map(|bucket| (bucket.kind, bucket.number)).collect()
     }
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_place_is_that_of_the_widest_network() {
-        let key = SecretKey::new("0123456789abcdef").unwrap();
+        let key = SecretKey::new("3f9a1c07be524d68").unwrap();
         let network = |address: &str| network(&key, Some(address.parse().unwrap()));
         assert_eq!(network("2001:db8::1"), network("2001:db8:0:ffff::1"));
         assert_ne!(network("2001:db8::1"), network("2001:db8:1::1"));

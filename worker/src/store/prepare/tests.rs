@@ -430,7 +430,7 @@ fn a_stranger_in_the_database_is_named() {
 #[test]
 fn another_start_is_not_waited_for_forever() {
     let store = used();
-    let other = open_or_create(&store.file("store.lock")).unwrap();
+    let other = private::open(&store.file("store.lock")).unwrap();
     other.lock().unwrap();
     let refusal = store.start(BOOT_A).unwrap_err();
     assert!(matches!(refusal, PrepareError::Locked { .. }), "{refusal}");
@@ -535,7 +535,7 @@ fn another_users_directory_and_one_without_write_permission_are_refused() {
 fn a_full_disk_is_refused_before_anything_touches_it() {
     let mount = tempfile::tempdir().unwrap();
     let test_binary = std::env::current_exe().unwrap();
-    let script = r#"mount -t tmpfs -o size=8m none "$1" && shift && exec "$@""#;
+    let script = r#"mount -t tmpfs -o size=8m,mode=700 none "$1" && shift && exec "$@""#;
     let mut command = starter(
         mount.path(),
         "unshare",
