@@ -4,6 +4,8 @@ set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "$0")/env.sh"
 export BATON_LOG_DIR=${BATON_LOG_DIR:-$here/log}
+# baton refuses directories that others may write to.
+umask g-w,o-w
 mkdir -p "$BATON_RUNTIME_DIR" "$BATON_LOG_DIR"
 # 3: it answers, and not all slots serve.
 if target/release/batonctl status >/dev/null 2>&1 || [ $? = 3 ]; then
