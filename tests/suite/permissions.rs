@@ -130,7 +130,7 @@ fn no_link_is_followed_when_files_are_made() {
     fs::write(&precious, "data").expect("a file of ours");
     // What is made anew replaces a link.
     symlink(&precious, state.join("baton-store.tmp")).expect("a directory of ours");
-    let service = builder.start();
+    let service = builder.clone().start();
     eventually("no checkpoint is under way", || symlink(&precious, state.join("checkpoint.tmp")).ok());
     fs::remove_file(state.join("checkpoint.mdb")).ok();
     let url = service.session_url("a");
@@ -145,10 +145,9 @@ fn no_link_is_followed_when_files_are_made() {
     service.stop();
 
     // What is opened is refused as a link.
-    let again = Builder::new().state_dir(&state);
     fs::remove_file(state.join("users.lock")).expect("a file of ours");
     symlink(&precious, state.join("users.lock")).expect("a directory of ours");
-    let (status, said) = again.refused();
+    let (status, said) = builder.refused();
     assert!(status.code() == Some(1) && said.contains("users.lock") && said.contains("symbolic link"), "{said}");
     assert_eq!(fs::read_to_string(&precious).expect("a file of ours"), "data");
     assert!(!run.join("blue.sock").exists());
