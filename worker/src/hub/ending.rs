@@ -3,7 +3,7 @@
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use super::{End, Hub, retry_hint, retry_hint_after};
+use super::{End, Hub, retry_hint_after};
 use crate::addresses::Exceeded;
 use crate::app::App;
 use crate::connection::Violation;
