@@ -46,7 +46,10 @@ impl App for ChatRoom {
             }
             _ => {
                 let said = serde_json::json!({ "room": guest.room, "from": guest.nick, "text": text });
-                session.publish(&guest.room, &said.to_string());
+                if let Err(error) = session.publish(&guest.room, &said.to_string()) {
+                    let refusal = serde_json::json!({ "error": "not_published", "detail": error.to_string() });
+                    session.reply().text(&refusal.to_string());
+                }
             }
         }
     }

@@ -210,11 +210,11 @@ pub(crate) const KEYS: &[Key] = &[
     .default("10000")
     .help("More frames a second from one client close 1008; 0 or none: no limit"),
     Key::one("max-output", Limits, "SIZE", |c, v| {
-        c.worker.limits.max_output = size(v, 16 * KIB..=GIB)? as usize;
+        c.worker.limits.max_output = size(v, 64 * KIB..=GIB)? as usize;
         Ok(())
     })
     .default("256KiB")
-    .help("A client that leaves more output untaken is closed 1008"),
+    .help("A client that leaves more output untaken is closed 1008; also the largest message to a room or to all"),
     Key::one("max-buffer-memory", Limits, "SIZE", |c, v| {
         c.worker.limits.max_buffer_memory = size(v, MIB..=TIB)? as usize;
         Ok(())

@@ -104,6 +104,21 @@ async fn what_is_said_in_a_room_reaches_everyone_in_it_in_the_same_order() {
 }
 
 #[tokio::test]
+async fn what_is_too_long_for_a_client_is_refused_and_reaches_nobody() {
+    let service = chat();
+    let mut guests = join_all(names("guest", 4).iter().map(|nick| guest(&service, nick, "tea"))).await;
+    guests[0].send(&"x".repeat(300 << 10)).await;
+    let refusal = guests[0].json().await;
+    assert_eq!(refusal["error"], "not_published", "{refusal}");
+    let detail = refusal["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("262144"), "the limit: {refusal}");
+    guests[0].send("line 1").await;
+    for guest in &mut guests {
+        assert_eq!(guest.json().await, line("tea", "guest0", 1));
+    }
+}
+
+#[tokio::test]
 async fn a_room_goes_on_when_a_worker_is_killed_and_its_replacement_joins_in() {
     const EACH: usize = 20;
     let service = chat();

@@ -11,6 +11,7 @@ use crate::harness::{Client, Redis, Runners, Service, eventually_async, http};
 
 mod heartbeat;
 mod hosts;
+mod intruders;
 mod lab;
 mod memory;
 mod merge;

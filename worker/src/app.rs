@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::batch::Batch;
 use crate::frame::{self, Kind};
+use crate::publication::{self, PublishError};
 use crate::token::Token;
 
 /// One message from a client, complete and valid.
@@ -94,13 +95,21 @@ pub struct Session<'a> {
 }
 
 /// What an app asked for beside replies.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Wishes {
+    /// Bytes of the longest text that may be published.
+    max_publication: usize,
     pub(crate) close: Option<(u16, String)>,
     pub(crate) rooms: Vec<RoomChange>,
     pub(crate) invalid_json: u64,
     pub(crate) unsupported: u64,
     pub(crate) sent: u64,
+}
+
+impl Wishes {
+    pub(crate) fn new(max_publication: usize) -> Wishes {
+        Wishes { max_publication, close: None, rooms: Vec::new(), invalid_json: 0, unsupported: 0, sent: 0 }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -151,8 +160,13 @@ impl Session<'_> {
         self.wishes.rooms.push(RoomChange::Leave(room.to_owned()));
     }
 
-    /// Sends a text message to every connection in the room, on all workers, in the same order to each.
-    pub fn publish(&mut self, room: &str, text: &str) {
+    /// Sends a text message to every connection in the room, on all workers, in the same order to each. Fails, and publishes
+    /// nothing, if the text is longer than `max-output`, or the room's name than [`MAX_ROOM_BYTES`].
+    ///
+    /// [`MAX_ROOM_BYTES`]: crate::MAX_ROOM_BYTES
+    pub fn publish(&mut self, room: &str, text: &str) -> Result<(), PublishError> {
+        publication::check(room, text, self.wishes.max_publication)?;
         self.batch.publish(room, text);
+        Ok(())
     }
 }

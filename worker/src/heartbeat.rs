@@ -15,7 +15,7 @@ pub(crate) struct Beats {
 }
 
 /// How far, in milliseconds, the clock of another host may be ahead.
-const AHEAD_MS: u64 = 5000;
+pub(crate) const AHEAD_MS: u64 = 5000;
 
 /// What to do at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

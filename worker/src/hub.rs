@@ -28,6 +28,7 @@ use crate::frame::{self, Kind};
 use crate::heartbeat::wall_ms;
 use crate::metrics::{Closes, Errors, Gauge, Metrics, Single};
 use crate::proxies::Client;
+use crate::publication::Reports;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
 use crate::slab::{Connection, Hold, Phase, Received};
@@ -81,6 +82,7 @@ pub(crate) struct Hub<A: App> {
     /// One connection's replies, on their way out.
     out: Vec<u8>,
     rooms: Rooms,
+    rejections: Reports,
     /// What came right behind a handshake, of connections that were not read yet.
     early: BTreeMap<usize, Vec<u8>>,
     /// For connections that are offered to another process: what came for them since.
@@ -160,6 +162,7 @@ impl<A: App> Hub<A> {
             spare: Batch::default(),
             out: Vec::new(),
             rooms: Rooms::default(),
+            rejections: Reports::default(),
             early: BTreeMap::new(),
             late: BTreeMap::new(),
             last_beat: None,
@@ -275,7 +278,7 @@ impl<A: App> Hub<A> {
         self.metrics.add(Single::Opened, 1);
         self.metrics.gauge(Gauge::Connections, self.connections.len() as u64);
         self.batch.begin();
-        let mut wishes = Wishes::default();
+        let mut wishes = Wishes::new(self.settings.limits.max_output);
         let connection = &mut self.connections[key];
         let mut session = Session { token: &connection.token, batch: &mut self.batch, wishes: &mut wishes };
         self.app.opened(&mut connection.state, &mut session);
@@ -358,7 +361,7 @@ impl<A: App> Hub<A> {
         let Some(connection) = connections.get_mut(key) else { return };
         let held = connection.held();
         let bounds = Bounds { message_size: limits.max_message_size, fragments: limits.max_fragments };
-        let (mut wishes, mut end, mut received, mut answered) = (Wishes::default(), None, 0, false);
+        let (mut wishes, mut end, mut received, mut answered) = (Wishes::new(limits.max_output), None, 0, false);
         let mut inbox = std::mem::take(&mut connection.inbox);
         batch.begin();
         let outcome = inbox.feed(input, *now_ms, bounds, |incoming| {

@@ -41,6 +41,7 @@ mod listing;
 mod memory;
 mod metrics;
 mod proxies;
+mod publication;
 mod readable;
 pub mod redis;
 mod rooms;
@@ -58,6 +59,7 @@ pub mod fuzzing;
 
 pub use app::{App, Message, Reply, Session};
 pub use proxies::{Network, Proxy};
+pub use publication::{MAX_ROOM_BYTES, PublishError};
 pub use readable::Readable;
 pub use settings::{Limits, PerAddress, SecretKey, Settings};
 pub use token::Token;

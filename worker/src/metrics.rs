@@ -89,7 +89,7 @@ labelled! {
         Opened = "opened", Commits = "commits", Increments = "increments", StoreFailures = "store_failures",
         AcceptPauses = "accept_pauses", LogDropped = "log_dropped", Gaps = "gaps", Reconnects = "reconnects",
         Resubscribed = "resubscribed", Merged = "merged", DegradedMs = "degraded_ms", HandedOver = "handed_over",
-        TakenOver = "taken_over", NotHandedOver = "not_handed_over",
+        TakenOver = "taken_over", NotHandedOver = "not_handed_over", Rejected = "rejected",
     }
 }
 labelled! {
@@ -158,7 +158,7 @@ static SINGLE: Family = Family { name: "", help: "", label: "", first: after(&HE
 pub(crate) static FAMILIES: [&Family; 6] = [&MESSAGES, &ERRORS, &REFUSED, &CLOSES, &REQUESTS, &HEARTBEATS];
 
 /// Name, help and factor to the unit of the name, of the counters that stand alone.
-pub(crate) static SINGLES: [(Single, &str, &str, f64); 14] = [
+pub(crate) static SINGLES: [(Single, &str, &str, f64); 15] = [
     (Single::Opened, "websocket_connections_opened", "WebSockets opened", 1.0),
     (Single::Commits, "backplane_commits", "Group commits", 1.0),
     (Single::Increments, "backplane_increments", "Messages counted", 1.0),
@@ -166,6 +166,7 @@ pub(crate) static SINGLES: [(Single, &str, &str, f64); 14] = [
     (Single::AcceptPauses, "accept_pauses", "Times a worker began to refuse WebSockets for want of descriptors", 1.0),
     (Single::LogDropped, "log_lines_dropped", "Log lines lost because the log could not keep up", 1.0),
     (Single::Gaps, "backplane_gaps", "Published messages that a worker missed", 1.0),
+    (Single::Rejected, "backplane_rejected", "Publications that were too large or malformed, and not delivered", 1.0),
     (Single::Reconnects, "backplane_reconnects", "Times that Redis came back to a worker", 1.0),
     (Single::Resubscribed, "backplane_resubscriptions", "Times that a subscription was made anew", 1.0),
     (Single::Merged, "backplane_merged", "Messages counted while Redis was away and brought there since", 1.0),

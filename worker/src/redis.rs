@@ -31,4 +31,4 @@ pub(crate) use connection::{Connection, Connector};
 pub use failure::{Failure, Reason};
 pub(crate) use line::Line;
 pub use settings::{Settings, read_ca};
-pub(crate) use subscription::Subscription;
+pub(crate) use subscription::{Payload, Subscription};

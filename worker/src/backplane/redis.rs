@@ -33,6 +33,7 @@ use baton_ipc::fault;
 use script::{Counted, Layout};
 
 pub(crate) use bus::Message;
+use driver::Bounds;
 pub(crate) use driver::{Driver, Event};
 pub(crate) use sessions::RedisSessions;
 
@@ -86,8 +87,14 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// The two halves. Nothing is connected yet: until the driver says so, Redis is away.
-    pub(crate) fn new(host: Embedded, settings: &Settings, session_ttl: Duration) -> Result<(Redis, Driver), Failure> {
+    /// The two halves. Nothing is connected yet: until the driver says so, Redis is away. Larger texts than `max_text` bytes that
+    /// are published are not delivered.
+    pub(crate) fn new(
+        host: Embedded,
+        settings: &Settings,
+        session_ttl: Duration,
+        max_text: usize,
+    ) -> Result<(Redis, Driver), Failure> {
         // One at a time is under way.
         let (requests, to_commit) = mpsc::channel(1);
         let (announcements, to_announce) = mpsc::channel(ANNOUNCEMENTS);
@@ -96,7 +103,8 @@ impl Redis {
         let connector = crate::redis::Connector::new(settings)?;
         let cluster = connector.is_cluster();
         let layout = Rc::new(Layout::new(settings, session_ttl, cluster));
-        let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone(), settings.timeout);
+        let bounds = Bounds { answer: settings.timeout, text: max_text };
+        let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone(), bounds);
         let redis = Redis {
             host,
             layout,
@@ -205,11 +213,11 @@ impl Redis {
     ) -> Result<(), BackplaneError> {
         let mut answers = answers.into_iter();
         let mut lost = None;
-        let mut answer = || match answers.next() {
+        let mut answer = |unit: &Unit| match answers.next() {
             Some(Ok(value)) => {
-                let counted = script::counted(&value);
+                let counted = script::counted(&value, unit.items.len());
                 if counted.is_none() {
-                    lost.get_or_insert(Failure::new(Reason::Other, format!("an answer that is none: {value:?}")));
+                    lost.get_or_insert(Failure::new(Reason::Other, format!("malformed reply: {}", excerpt(&value))));
                 }
                 counted
             }
@@ -222,7 +230,7 @@ impl Redis {
         let mut outcome = Ok(());
         for unit in flight.plan.before {
             // Without an answer it stays in the journal.
-            match answer() {
+            match answer(&unit) {
                 Some(Counted::Counts(counts)) => self.answered.push((unit, Some(known(&counts)))),
                 Some(Counted::Stale) => self.answered.push((unit, None)),
                 None => {}
@@ -230,7 +238,7 @@ impl Redis {
         }
         for planned in flight.plan.units {
             // Stale could only be one that was sent before, and these are new.
-            let Some(Counted::Counts(counts)) = answer() else {
+            let Some(Counted::Counts(counts)) = answer(&planned.unit) else {
                 outcome = outcome.and(self.host.keep(&planned, &mut batch.increments));
                 fault::point("unit kept");
                 continue;
@@ -253,6 +261,16 @@ impl Redis {
         }
         outcome
     }
+}
+
+/// The beginning of a value, for the log: Redis may have answered with anything.
+fn excerpt(value: &Value) -> String {
+    const MAX_CHARACTERS: usize = 200;
+    let text = match value {
+        Value::BulkString(bytes) => format!("{} bytes {:?}", bytes.len(), &bytes[..bytes.len().min(32)]),
+        other => format!("{other:?}"),
+    };
+    text.chars().take(MAX_CHARACTERS).collect()
 }
 
 /// The counts of sessions, 0 for those that have none.

@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::batch::Publication;
 use crate::frame::{self, Kind};
 use crate::metrics::{Errors, Messages, Single};
+use crate::publication::{self, Rejection};
 use crate::slab::{Hold, Phase};
 
 /// Connections written to before others get their turn: half a millisecond.
@@ -83,6 +84,10 @@ impl<A: App> Hub<A> {
 
     /// Gives one publication to those in its room.
     pub(crate) fn deliver_to_room(&mut self, publication: &Publication) {
+        let Publication { room, text } = publication;
+        if let Err(error) = publication::check(room, text, self.settings.limits.max_output) {
+            return self.reject(error.into());
+        }
         let mut text = Vec::new();
         frame::append(&mut text, Kind::Text, publication.text.as_bytes());
         // Those that are offered find it in the log, if there is one.
@@ -92,6 +97,15 @@ impl<A: App> Hub<A> {
         let reached = members.into_iter().filter(|key| self.push(*key, &text)).count();
         self.metrics.messages(Messages::Room, reached as u64);
         self.settle();
+    }
+
+    /// Counts a publication that is not delivered, and logs one line a minute about all of them.
+    pub(crate) fn reject(&mut self, Rejection { reason, bytes }: Rejection) {
+        self.metrics.add(Single::Rejected, 1);
+        if let Some(rejected) = self.rejections.count(Instant::now()) {
+            let reason = reason.label();
+            tracing::warn!(event = "publication_rejected", reason, bytes, rejected, "publications were not delivered");
+        }
     }
 
     /// Sends a frame that the client did not ask for. One that has too much waiting is closed instead.

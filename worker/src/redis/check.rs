@@ -27,11 +27,14 @@ pub fn check(settings: &Settings) -> Result<String, String> {
     runtime.block_on(probe(settings)).map_err(|failure| format!("{}: {failure}", settings.address))
 }
 
+/// What is published, and must be heard.
+const NOTICE: &str = "heard";
+
 async fn probe(settings: &Settings) -> Result<String, Failure> {
     let connector = Connector::new(settings)?;
     let mut connection = connector.connect().await?;
     let name = format!("{}:check", settings.prefix);
-    let mut subscription = connector.subscribe(&name).await?;
+    let mut subscription = connector.subscribe(&name, NOTICE.len()).await?;
     write_and_publish(&mut connection, &name).await?;
     heard(&mut subscription, settings.timeout).await?;
     let mut node = connector.bounded(connector.single(None)).await?;
@@ -47,7 +50,7 @@ async fn write_and_publish(connection: &mut Connection, name: &str) -> Result<()
     let mut cached = cmd("EVALSHA");
     cached.arg(NO_DIGEST).arg(1).arg(name);
     let mut whole = cmd("EVAL");
-    whole.arg(WRITE_AND_PUBLISH).arg(1).arg(name).arg(connection.publish_command()).arg("heard");
+    whole.arg(WRITE_AND_PUBLISH).arg(1).arg(name).arg(connection.publish_command()).arg(NOTICE);
     let answers = connection.execute(vec![cached, whole]).await.into_iter();
     // That the first one is not there is as it should be.
     let refused = answers.filter_map(Result::err).find(|failure| !failure.is_no_script());

@@ -19,9 +19,54 @@ const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// Nodes of a cluster that may refer to each other until one has the channel.
 const MAX_REFERRALS: usize = 5;
 
+/// One publication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// Larger than was asked for: the rest was thrown away.
+    Cut {
+        /// Its first bytes.
+        beginning: Vec<u8>,
+        /// How many there were.
+        bytes: usize,
+    },
+}
+
+impl Payload {
+    /// Bytes that are kept of what is too large.
+    const BEGINNING: usize = 64;
+
+    fn new(mut bytes: Vec<u8>, most: usize) -> Payload {
+        match bytes.len() {
+            length if length > most => {
+                bytes.truncate(Payload::BEGINNING);
+                bytes.shrink_to_fit();
+                Payload::Cut { beginning: bytes, bytes: length }
+            }
+            _ => Payload::Whole(bytes),
+        }
+    }
+
+    /// What there is of it.
+    pub(crate) fn beginning(&self) -> &[u8] {
+        match self {
+            Payload::Whole(bytes) | Payload::Cut { beginning: bytes, .. } => bytes,
+        }
+    }
+
+    /// Bytes as it was published.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Payload::Whole(bytes) => bytes.len(),
+            Payload::Cut { bytes, .. } => *bytes,
+        }
+    }
+}
+
 /// What is published on one channel, from when it was made.
 pub(crate) struct Subscription {
-    messages: mpsc::Receiver<Vec<u8>>,
+    messages: mpsc::Receiver<Payload>,
     waiting: Arc<AtomicUsize>,
     /// It lives as long as this.
     _connection: MultiplexedConnection,
@@ -29,9 +74,9 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     /// The next publication, or none once the connection is gone, or was too far behind.
-    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn next(&mut self) -> Option<Payload> {
         let message = self.messages.recv().await?;
-        self.waiting.fetch_sub(message.len(), Ordering::Relaxed);
+        self.waiting.fetch_sub(message.beginning().len(), Ordering::Relaxed);
         Some(message)
     }
 }
@@ -39,14 +84,16 @@ impl Subscription {
 /// Where a connection puts publications. The connection alone holds it, so that it ends with it.
 pub(super) struct Inbox {
     /// None once it has ended.
-    sender: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
+    sender: Mutex<Option<mpsc::Sender<Payload>>>,
     /// Bytes that are not taken out yet.
     waiting: Arc<AtomicUsize>,
+    /// Bytes of the largest publication that is kept whole.
+    most: usize,
 }
 
 /// The other end of an [`Inbox`].
 struct Outlet {
-    messages: mpsc::Receiver<Vec<u8>>,
+    messages: mpsc::Receiver<Payload>,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -57,10 +104,11 @@ impl Outlet {
 }
 
 impl Inbox {
-    fn new() -> (Inbox, Outlet) {
+    fn new(most: usize) -> (Inbox, Outlet) {
         let (sender, messages) = mpsc::channel(MAX_MESSAGES);
         let waiting = Arc::new(AtomicUsize::new(0));
-        (Inbox { sender: Mutex::new(Some(sender)), waiting: Arc::clone(&waiting) }, Outlet { messages, waiting })
+        let inbox = Inbox { sender: Mutex::new(Some(sender)), waiting: Arc::clone(&waiting), most };
+        (inbox, Outlet { messages, waiting })
     }
 
     /// Called by the connection for all that is no answer, and for the confirmation of a subscription.
@@ -79,7 +127,9 @@ impl Inbox {
     }
 
     fn put(&self, payload: Vec<u8>) {
-        let waiting = self.waiting.fetch_add(payload.len(), Ordering::Relaxed) + payload.len();
+        let payload = Payload::new(payload, self.most);
+        let kept = payload.beginning().len();
+        let waiting = self.waiting.fetch_add(kept, Ordering::Relaxed) + kept;
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         let full = waiting > MAX_BYTES || sender.as_ref().is_some_and(|sender| sender.try_send(payload).is_err());
         if full {
@@ -94,13 +144,13 @@ impl Inbox {
 
 impl Connector {
     /// Subscribes to a channel, in a cluster to a sharded one: only the node that serves its slot, and its replicas, have
-    /// work with it.
-    pub(crate) async fn subscribe(&self, channel: &str) -> Result<Subscription, Failure> {
+    /// work with it. Of a publication of more than `most` bytes only the beginning comes.
+    pub(crate) async fn subscribe(&self, channel: &str, most: usize) -> Result<Subscription, Failure> {
         let subscribing = async {
             match &self.settings().address.place {
-                Place::Cluster { nodes, .. } => self.subscribe_shard(nodes, channel).await,
+                Place::Cluster { nodes, .. } => self.subscribe_shard(nodes, channel, most).await,
                 Place::Server { .. } | Place::Socket(_) | Place::Sentinel { .. } => {
-                    let (inbox, outlet) = Inbox::new();
+                    let (inbox, outlet) = Inbox::new(most);
                     let mut connection = self.single(Some(inbox)).await?;
                     connection.subscribe(channel).await.map_err(|error| self.failure(&error))?;
                     Ok(outlet.of(connection))
@@ -111,10 +161,10 @@ impl Connector {
     }
 
     /// Any node knows which one has the channel, and says so.
-    async fn subscribe_shard(&self, nodes: &[Node], channel: &str) -> Result<Subscription, Failure> {
+    async fn subscribe_shard(&self, nodes: &[Node], channel: &str, most: usize) -> Result<Subscription, Failure> {
         let (mut node, _) = self.to_first(nodes).await?;
         for _ in 0..=MAX_REFERRALS {
-            let (inbox, outlet) = Inbox::new();
+            let (inbox, outlet) = Inbox::new(most);
             let mut connection = self.to_node(&node, Some(inbox)).await?;
             let mut command = cmd("SSUBSCRIBE");
             command.arg(channel);

@@ -11,6 +11,9 @@ use tokio::net::TcpListener;
 use super::testing::{Server, free_address, settings};
 use super::*;
 
+/// Bytes of the largest publication that is heard whole.
+const MOST: usize = 4 << 20;
+
 fn command(line: &str) -> Cmd {
     let mut words = line.split(' ');
     let mut command = cmd(words.next().unwrap());
@@ -129,7 +132,7 @@ async fn a_server_that_dies_fails_every_command_and_ends_the_subscription() {
     let mut server = Server::start(&[]);
     let settings = server.settings();
     let mut connection = connect(&settings).await;
-    let mut subscription = connector(&settings).subscribe("test").await.unwrap();
+    let mut subscription = connector(&settings).subscribe("test", MOST).await.unwrap();
     server.stop();
     let mut asking = connection.clone();
     let asked = tokio::spawn(async move { asking.execute(vec![command("INCR a"), command("INCR a")]).await });
@@ -151,13 +154,13 @@ async fn what_is_published_is_heard_in_order() {
     let server = Server::start(&[]);
     let settings = server.settings();
     let mut connection = connect(&settings).await;
-    let mut subscription = connector(&settings).subscribe("test:all").await.unwrap();
+    let mut subscription = connector(&settings).subscribe("test:all", MOST).await.unwrap();
     assert_eq!(connection.publish_command(), "PUBLISH");
     let lines = (0..100).map(|n| command(&format!("PUBLISH test:all {n}")));
     let answers = connection.execute(lines.chain([command("PUBLISH test:other x")]).collect()).await;
     assert_eq!((answers[99].clone(), answers[100].clone()), (Ok(Value::Int(1)), Ok(Value::Int(0))));
     for n in 0..100 {
-        assert_eq!(subscription.next().await, Some(n.to_string().into_bytes()));
+        assert_eq!(subscription.next().await, Some(Payload::Whole(n.to_string().into_bytes())));
     }
     drop(subscription);
     eventually("unsubscribed", async || {
@@ -171,7 +174,7 @@ async fn a_subscription_that_nobody_hears_is_bounded_and_ends() {
     let server = Server::start(&[]);
     let settings = Settings { timeout: Duration::from_millis(900), ..server.settings() };
     let mut connection = connect(&settings).await;
-    let mut subscription = connector(&settings).subscribe("test").await.unwrap();
+    let mut subscription = connector(&settings).subscribe("test", MOST).await.unwrap();
     let mut publish = cmd("PUBLISH");
     publish.arg("test").arg(vec![b'x'; 4 << 20]);
     for _ in 0..12 {
@@ -182,6 +185,28 @@ async fn a_subscription_that_nobody_hears_is_bounded_and_ends() {
         heard += 1;
     }
     assert_eq!(heard, 8, "as many as 32 MiB have room for");
+}
+
+#[tokio::test]
+async fn of_what_is_too_large_only_the_beginning_is_heard() {
+    let server = Server::start(&[]);
+    let settings = Settings { timeout: Duration::from_millis(900), ..server.settings() };
+    let mut connection = connect(&settings).await;
+    let mut subscription = connector(&settings).subscribe("test", 100).await.unwrap();
+    // More than a subscription may hold, in parts below the bound of Redis' own.
+    let sizes = [[100, 101].as_slice(), &[4 << 20; 9], &[0]].concat();
+    for size in sizes.clone() {
+        let mut publish = cmd("PUBLISH");
+        publish.arg("test").arg(vec![b'x'; size]);
+        connection.execute(vec![publish]).await.remove(0).unwrap();
+    }
+    for size in sizes {
+        let expected = match size {
+            ..=100 => Payload::Whole(vec![b'x'; size]),
+            bytes => Payload::Cut { beginning: vec![b'x'; 64], bytes },
+        };
+        assert_eq!(subscription.next().await, Some(expected), "{size}");
+    }
 }
 
 #[tokio::test]
@@ -201,7 +226,7 @@ async fn passwords_are_needed_checked_and_not_told() {
     let mut connection = connect(&ann).await;
     assert_eq!(one(&mut connection, "GET test:a").await, Ok(Value::Nil));
     assert_eq!(reason(one(&mut connection, "SET test:a 1").await), Reason::NoPermission);
-    let Err(failure) = connector(&ann).subscribe("test:a").await else { panic!("not permitted") };
+    let Err(failure) = connector(&ann).subscribe("test:a", MOST).await else { panic!("not permitted") };
     assert_eq!(failure.reason, Reason::NoPermission);
     // A server that repeats what it does not know.
     let server = Server::start(&["--rename-command", "HELLO", ""]);
@@ -277,9 +302,9 @@ async fn tls_is_checked_against_the_ca_file() {
     };
     let good = trusting("localhost", Some("ca.pem"));
     assert_eq!(one(&mut connect(&good).await, "PING").await, Ok(Value::SimpleString("PONG".into())));
-    let mut subscription = connector(&good).subscribe("test").await.unwrap();
+    let mut subscription = connector(&good).subscribe("test", MOST).await.unwrap();
     assert_eq!(server.cli(&["PUBLISH", "test", "x"]), "1\n");
-    assert_eq!(subscription.next().await, Some(b"x".to_vec()));
+    assert_eq!(subscription.next().await, Some(Payload::Whole(b"x".to_vec())));
     // Another CA, no CA, and another name.
     let other = trusting("localhost", Some("other.pem"));
     for wrong in [other, trusting("localhost", None), trusting("127.0.0.1", Some("ca.pem"))] {
@@ -346,11 +371,11 @@ async fn a_cluster_routes_each_command_and_follows_slots_that_move() {
     // Slot 5061 is of the first node, 12182 of the second: one channel is found by referral, whichever node is asked.
     assert_eq!(connection.publish_command(), "SPUBLISH");
     for channel in ["bar", "foo"] {
-        let mut subscription = connector(&settings).subscribe(channel).await.unwrap();
+        let mut subscription = connector(&settings).subscribe(channel, MOST).await.unwrap();
         let mut publish = cmd("EVAL");
         publish.arg("return redis.call(ARGV[1], KEYS[1], 'x')").arg(1).arg(channel).arg("SPUBLISH");
         assert_eq!(connection.execute(vec![publish]).await, [Ok(Value::Int(1))]);
-        assert_eq!(subscription.next().await, Some(b"x".to_vec()));
+        assert_eq!(subscription.next().await, Some(Payload::Whole(b"x".to_vec())));
         let slot = nodes[0].cli(&["CLUSTER", "KEYSLOT", channel]);
         let (old, new) = if channel == "bar" { (&nodes[0], &nodes[1]) } else { (&nodes[1], &nodes[0]) };
         let id = new.cli(&["CLUSTER", "MYID"]);
@@ -359,7 +384,7 @@ async fn a_cluster_routes_each_command_and_follows_slots_that_move() {
         }
         assert_eq!(subscription.next().await, None, "who no longer has the slot ends it");
         assert_eq!(one(&mut connection, &format!("INCR {channel}")).await, Ok(Value::Int(1)));
-        connector(&settings).subscribe(channel).await.unwrap();
+        connector(&settings).subscribe(channel, MOST).await.unwrap();
     }
 }
 

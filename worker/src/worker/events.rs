@@ -52,6 +52,7 @@ async fn take<A: App>(shared: Rc<Shared<A>>, mut events: mpsc::Receiver<Event>) 
                 tracing::warn!(missed, "published messages were missed");
                 shared.hub.borrow().metrics.add(Single::Gaps, missed);
             }
+            Event::Rejected(rejection) => shared.hub.borrow_mut().reject(rejection),
             Event::Heard(message) => hear(&shared, message),
         }
     }

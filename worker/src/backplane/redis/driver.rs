@@ -9,12 +9,13 @@ use redis::Value;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout, timeout_at};
 
-use super::bus::{Message, Numbers};
+use super::bus::{self, Heard, Message, Numbers};
 use super::script::{self, Layout, Scripts};
 use super::{Call, Stages};
 use crate::backplane::embedded::ledger::{Unit, UnitId};
 use crate::backplane::{Health, Settlement};
 use crate::heartbeat::wall_ms;
+use crate::publication::Rejection;
 use crate::redis::{Connection, Connector, Failure, Reason, Subscription};
 
 /// How often the lease is renewed, and how often a worker that has lost sight of its holder tries to take it.
@@ -44,6 +45,17 @@ pub(crate) enum Event {
     Heard(Message),
     /// So many publications went missing.
     Missed(u64),
+    /// Somebody has published what is not delivered.
+    Rejected(Rejection),
+}
+
+/// Bounds what Redis, and those who write to it, can do to a worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// How long all stages of a commit together may take: clients wait for it.
+    pub(super) answer: Duration,
+    /// Bytes of the longest text that is delivered.
+    pub(super) text: usize,
 }
 
 /// Talks to Redis until nobody listens any more.
@@ -53,8 +65,7 @@ pub(crate) struct Driver {
     commits: mpsc::Receiver<Stages>,
     announcements: mpsc::Receiver<Message>,
     health: Rc<RefCell<Health>>,
-    /// How long all stages of a commit together may take: clients wait for it.
-    limit: Duration,
+    bounds: Bounds,
     /// The name under which this worker asks for the lease.
     me: String,
     /// When the holder of the lease was last heard.
@@ -87,7 +98,7 @@ impl Driver {
         commits: mpsc::Receiver<Stages>,
         announcements: mpsc::Receiver<Message>,
         health: Rc<RefCell<Health>>,
-        limit: Duration,
+        bounds: Bounds,
     ) -> Driver {
         // Readable, and never twice.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -98,7 +109,7 @@ impl Driver {
             commits,
             announcements,
             health,
-            limit,
+            bounds,
             me,
             heard: Rc::default(),
             ended: Rc::default(),
@@ -114,6 +125,7 @@ impl Driver {
             heard: self.heard.clone(),
             ended: self.ended.clone(),
             events: events.clone(),
+            max_text: self.bounds.text,
         };
         tokio::join!(self.speak(&events, interval), listener.listen());
     }
@@ -219,7 +231,7 @@ impl Driver {
         scripts: &Scripts,
         stages: Stages,
     ) -> (Vec<Result<Value, Failure>>, Option<Failure>) {
-        let end = tokio::time::Instant::now() + self.limit;
+        let end = tokio::time::Instant::now() + self.bounds.answer;
         let (mut answers, mut failed) = (Vec::new(), None::<Failure>);
         for stage in stages {
             if let Some(failure) = &failed {
@@ -235,7 +247,7 @@ impl Driver {
             let these = match answers.is_empty() {
                 true => connection.execute(commands).await,
                 false => timeout_at(end, connection.execute(commands)).await.unwrap_or_else(|_| {
-                    let late = Failure::new(Reason::Timeout, format!("no answer within {:?}", self.limit));
+                    let late = Failure::new(Reason::Timeout, format!("no answer within {:?}", self.bounds.answer));
                     stage.iter().map(|_| Err(late.clone())).collect()
                 }),
             };
@@ -313,6 +325,7 @@ struct Listener {
     heard: Rc<Cell<Option<Instant>>>,
     ended: Rc<Notify>,
     events: mpsc::Sender<Event>,
+    max_text: usize,
 }
 
 impl Listener {
@@ -322,7 +335,7 @@ impl Listener {
         let mut heard = Instant::now();
         while !self.events.is_closed() {
             let begun = Instant::now();
-            match self.connector.subscribe(&self.channel).await {
+            match self.connector.subscribe(&self.channel, bus::max_payload(self.max_text)).await {
                 Ok(subscription) => {
                     if std::mem::replace(&mut before, true) {
                         self.health.borrow_mut().resubscribed += 1;
@@ -363,28 +376,31 @@ impl Listener {
                 Err(_) if self.health.borrow().away.is_some() => continue,
                 Err(_) => return tracing::debug!("nothing was heard for too long"),
             };
-            let Some((number, message)) = Message::decode(&payload) else {
-                tracing::warn!(bytes = payload.len(), "a stranger publishes on our channel");
-                continue;
-            };
-            let missed = match &message {
-                Some(Message::Lease(_)) => numbers.missed_with(number),
-                Some(_) | None => numbers.missed(number),
+            let Heard { number, message } = bus::decode(&payload, self.max_text, wall_ms());
+            let missed = match (number, &message) {
+                (None, _) => 0,
+                (Some(number), Ok(Some(Message::Lease(_)))) => numbers.missed_with(number),
+                (Some(number), _) => numbers.missed(number),
             };
             if missed > 0 && self.events.send(Event::Missed(missed)).await.is_err() {
                 return;
             }
             match message {
-                Some(Message::Lease(holder)) => {
+                Ok(Some(Message::Lease(holder))) => {
                     self.heard.set(Some(Instant::now()));
                     self.health.borrow_mut().lease_holder = Some(holder);
                 }
-                Some(message) => {
+                Ok(Some(message)) => {
                     if self.events.send(Event::Heard(message)).await.is_err() {
                         return;
                     }
                 }
-                None => tracing::debug!(number, "a message of another version"),
+                Ok(None) => tracing::debug!(number, "a message of another version"),
+                Err(rejection) => {
+                    if self.events.send(Event::Rejected(rejection)).await.is_err() {
+                        return;
+                    }
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use redis::{Cmd, Value, cmd};
 
 use crate::backplane::embedded::ledger::{Unit, UnitId};
+use crate::count::MOST;
 use crate::redis::Settings;
 use crate::token::{Key, Token};
 
@@ -296,19 +297,20 @@ pub(super) enum Counted {
     Stale,
 }
 
-/// Reads the answer to [`Layout::commit`]; none: it is not one.
-pub(super) fn counted(value: &Value) -> Option<Counted> {
+/// Reads the answer to [`Layout::commit`] of so many sessions; none: it is not one.
+pub(super) fn counted(value: &Value, sessions: usize) -> Option<Counted> {
     let Value::BulkString(bytes) = value else { return None };
     if bytes == b"stale" {
         return Some(Counted::Stale);
     }
     let mut rest = bytes.as_slice();
-    let length = rmp::decode::read_array_len(&mut rest).ok()?;
-    // Counts beyond 2^53 are none, and come as a float.
+    let length = rmp::decode::read_array_len(&mut rest).ok().filter(|length| *length as usize == sessions)?;
+    // Counts beyond 2^53 are none, and may come as a float: whoever put them there, no sum with them must overflow.
+    let plausible = |count: i64| u64::try_from(count).ok().filter(|count| *count < MOST);
     let count = |_| match rest.first() {
         Some(0xca) => rmp::decode::read_f32(&mut rest).ok().map(|_| None),
         Some(0xcb) => rmp::decode::read_f64(&mut rest).ok().map(|_| None),
-        Some(_) | None => rmp::decode::read_int::<i64, _>(&mut rest).ok().map(|count| u64::try_from(count).ok()),
+        Some(_) | None => rmp::decode::read_int::<i64, _>(&mut rest).ok().map(plausible),
     };
     (0..length).map(count).collect::<Option<_>>().map(Counted::Counts)
 }
@@ -371,9 +373,17 @@ mod tests {
         let value = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
         let packed = b"\x93\x03\xff\xcf\x00\x1f\xff\xff\xff\xff\xff\xff";
         let counts = vec![Some(3), None, Some(9_007_199_254_740_991)];
-        assert_eq!(counted(&value(packed)), Some(Counted::Counts(counts)));
-        assert_eq!(counted(&value(b"\x90")), Some(Counted::Counts(vec![])));
-        assert_eq!(counted(&value(b"stale")), Some(Counted::Stale));
-        assert_eq!((counted(&value(b"x")), counted(&value(b"\x93\x03")), counted(&Value::Nil)), (None, None, None));
+        assert_eq!(counted(&value(packed), 3), Some(Counted::Counts(counts)));
+        assert_eq!((counted(&value(packed), 2), counted(&value(packed), 4)), (None, None));
+        assert_eq!(counted(&value(b"\x90"), 0), Some(Counted::Counts(vec![])));
+        assert_eq!(counted(&value(b"stale"), 3), Some(Counted::Stale));
+        assert_eq!(
+            (counted(&value(b"x"), 3), counted(&value(b"\x93\x03"), 3), counted(&Value::Nil, 0)),
+            (None, None, None)
+        );
+        // 2^53, and the largest that INCRBY leads to.
+        for too_many in [b"\x91\xcf\x00\x20\x00\x00\x00\x00\x00\x00", b"\x91\xcf\x7f\xff\xff\xff\xff\xff\xff\xff"] {
+            assert_eq!(counted(&value(too_many), 1), Some(Counted::Counts(vec![None])));
+        }
     }
 }

@@ -74,7 +74,7 @@ impl Host {
     /// A host that has not tried to find Redis yet.
     pub(super) fn on(mut directory: Directory, settings: Settings, ttl: Duration) -> Host {
         directory.options.session_ttl = ttl;
-        let (redis, driver) = Redis::new(directory.open(), &settings, ttl).unwrap();
+        let (redis, driver) = Redis::new(directory.open(), &settings, ttl, 1024).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let local = LocalSet::new();
         let (sender, events) = mpsc::channel(64);
@@ -98,6 +98,7 @@ impl Host {
         match self.event(within)? {
             Event::Link(change) => self.redis.link(change.err().as_ref()),
             Event::Missed(missed) => self.missed += missed,
+            Event::Rejected(rejection) => panic!("{rejection:?}"),
             Event::Heard(message) => self.heard.push_back(message),
             Event::Settled(settlement) => return Some(self.redis.settle(batch, settlement)),
         }
