@@ -37,7 +37,7 @@ mod promote;
 mod run;
 mod superuser;
 
-pub use baton_worker::{App, MAX_ROOM_BYTES, Message, PublishError, Reply, Session, Token};
+pub use baton_worker::{App, Fingerprint, MAX_ROOM_BYTES, Message, PublishError, Reply, Session, Token};
 pub use counter::Counter;
 pub use ctl::main as batonctl;
 

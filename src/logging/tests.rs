@@ -29,13 +29,13 @@ fn lines(format: Format, worker: Option<Slot>, act: impl FnOnce()) -> Vec<String
 #[test]
 fn json_is_flat_and_in_order() {
     let lines = lines(Format::Json, Some(2), || {
-        tracing::info!(target: "baton_worker::connection", session_uuid = "abc", n = 3u64, ok = true, "opened {}", 1);
+        tracing::info!(target: "baton_worker::connection", session_hash = "abc", n = 3u64, ok = true, "opened {}", 1);
     });
     assert_eq!(
         lines,
         [concat!(
             r#"{"timestamp":"2026-01-01T00:00:00.123Z","level":"INFO","logger":"baton_worker::connection","#,
-            r#""message":"opened 1","session_uuid":"abc","n":3,"ok":true,"color":"green","worker":2,"pid":42}"#,
+            r#""message":"opened 1","session_hash":"abc","n":3,"ok":true,"color":"green","worker":2,"pid":42}"#,
             "\n"
         )]
     );

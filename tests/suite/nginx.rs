@@ -116,8 +116,25 @@ async fn baton_knows_the_client_and_the_request_also_after_a_takeover() {
     let line = eventually("nginx logs the request", || {
         nginx.requests().into_iter().find(|line| line["request_id"] == "trace-1")
     });
-    assert_eq!((&line["client"], &line["session_uuid"]), (&CLIENT.into(), &"abc123".into()), "{line}");
+    assert_eq!((&line["client"], &line["session_hash"]), (&CLIENT.into(), &"6ca13d52ca70".into()), "{line}");
     assert_eq!((&line["status"], &line["path"]), (&"101".into(), &"/ws/chat/".into()), "{line}");
+}
+
+#[tokio::test]
+async fn the_log_of_nginx_has_no_token() {
+    let service = behind_nginx().start();
+    let nginx = Nginx::start(service.address);
+    for path in ["/admin/sessions/abc123", "/admin/sessions/abc123/reset", "/admin//sessions/abc123?x=abc123"] {
+        nginx.get(path).assert_error(404, "admin_off");
+    }
+    let client = nginx.connect("/ws/chat/?session_uuid=abc123", &[("x-request-id", "abc123")]).await;
+    client.leave().await;
+    let lines = eventually("nginx logs the requests", || Some(nginx.requests()).filter(|lines| lines.len() == 4));
+    let of = |name: &str| -> Vec<&str> { lines.iter().filter_map(|line| line[name].as_str()).collect() };
+    let page = "/admin/sessions/*";
+    assert_eq!(of("path"), [page, &format!("{page}/reset"), page, "/ws/chat/"]);
+    assert_eq!(of("session_hash"), ["", "", "", "6ca13d52ca70"]);
+    assert!(!lines.iter().any(|line| line.to_string().contains("abc123")), "{lines:?}");
 }
 
 #[test]

@@ -69,9 +69,9 @@ fn finish<A: App, B>(
     shared.hub.borrow().metrics.request(status);
     tracing::debug!(
         method = %request.method(),
-        path = request.uri().path(),
+        path = %admin::without_token(request.uri().path()),
         status,
-        %request_id,
+        request_id = request_id.spelling(),
         %client,
         tls = client.tls,
         "request"
@@ -120,15 +120,23 @@ fn names_its_host(request: &Request<Incoming>) -> bool {
     request.version() < Version::HTTP_11 || request.headers().get_all(header::HOST).iter().count() == 1
 }
 
-/// The client's own, if it is one that may stand in a log; else a new one.
+/// The client's own, if it is one that may stand in a log; else a new one. A client may take the token of its session for its
+/// requests as well: then it may not.
 fn request_id(request: &Request<Incoming>) -> Token {
+    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
     let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let given = given.filter(|given| !names_session(target, given));
     given.and_then(|given| given.parse().ok()).unwrap_or_else(Token::random)
+}
+
+/// Whether a part of a request's target is this text.
+fn names_session(target: &str, text: &str) -> bool {
+    target.split(['/', '?', '&', '=']).any(|part| part == text)
 }
 
 fn header_value(token: &Token) -> HeaderValue {
     // Tokens are made of characters that a header may hold.
-    HeaderValue::from_str(&token.to_string()).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_str(&token.spelling()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// An answer with a body.

@@ -270,8 +270,8 @@ impl<A: App> Hub<A> {
         });
         tracing::info!(
             connection_id = connection.name(),
-            session_uuid = %connection.token,
-            request_id = %connection.request_id,
+            session_hash = %connection.token.fingerprint(),
+            request_id = connection.request_id.spelling(),
             client = %upgraded.client,
             "connection opened"
         );

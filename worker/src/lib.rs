@@ -62,5 +62,5 @@ pub use proxies::{Network, Proxy};
 pub use publication::{MAX_ROOM_BYTES, PublishError};
 pub use readable::Readable;
 pub use settings::{Limits, PerAddress, SecretKey, Settings};
-pub use token::Token;
+pub use token::{Fingerprint, Token};
 pub use worker::{Hooks, run};

@@ -53,7 +53,7 @@ fn rows<S>(connections: Vec<&Connection<S>>, slot: Slot, limit: usize) -> Vec<Co
     let row = |connection: &Connection<S>| ConnectionRow {
         slot,
         connection_id: connection.name(),
-        session_uuid: connection.token.to_string(),
+        session_uuid: connection.token.spelling(),
         client: client(connection),
         age_seconds: now.saturating_sub(connection.opened_ms) as f64 / 1000.0,
         messages: connection.received,

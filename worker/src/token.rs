@@ -1,4 +1,7 @@
 //! Session tokens and request ids: 1 to 64 characters of `A-Za-z0-9._-`.
+//!
+//! Whoever knows a session's token may use the session. So tokens and keys have no `Display`: text that may become part of a log
+//! has the [`Fingerprint`], and what is for the client or an operator asks for the spelling by name.
 
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -6,6 +9,7 @@ use std::rc::Rc;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 /// The longest token, in characters.
@@ -13,7 +17,7 @@ pub const MAX_TOKEN: usize = 64;
 
 /// A session's name. A UUID in its usual spelling is kept in its 16 bytes, since most tokens are one and every
 /// connection holds two.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Token {
     /// Spelled in lower case with hyphens.
@@ -60,6 +64,24 @@ impl Token {
         }
     }
 
+    /// All of it, as it came: for its client, for operators who ask for it, and for where it is kept. Never for a log.
+    pub fn spelling(&self) -> String {
+        match self {
+            Token::Uuid(uuid) => uuid.to_string(),
+            Token::Text(text) => text.to_string(),
+        }
+    }
+
+    /// What stands for it in a log.
+    pub fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Token::Uuid(uuid) => {
+                Fingerprint::new(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes())
+            }
+            Token::Text(text) => Fingerprint::new(text.as_bytes()),
+        }
+    }
+
     /// The key under which a store keeps it: one byte of kind, then the shortest spelling.
     pub fn key(&self) -> Key {
         let (kind, spelling) = match self {
@@ -73,8 +95,39 @@ impl Token {
     }
 }
 
+/// Stands for a token in logs: the first 12 hexadecimal digits of the SHA-256 of its spelling.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 6]);
+
+impl Fingerprint {
+    /// Of a token that is spelled so.
+    pub fn new(spelling: &[u8]) -> Fingerprint {
+        let digest = Sha256::digest(spelling);
+        Fingerprint(std::array::from_fn(|i| digest[i]))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for Token {
+    /// Its fingerprint.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({})", self.fingerprint())
+    }
+}
+
 /// The bytes of [`Token::key`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     bytes: [u8; 1 + MAX_TOKEN],
     length: usize,
@@ -86,6 +139,20 @@ impl Key {
         let mut bytes = [0; 1 + MAX_TOKEN];
         bytes.get_mut(..given.len())?.copy_from_slice(given);
         Some(Key { bytes, length: given.len() })
+    }
+
+    /// The token's spelling. Never for a log.
+    pub(crate) fn spelling(&self) -> String {
+        let mut spelling = Vec::with_capacity(MAX_TOKEN);
+        self.spell(&mut spelling);
+        String::from_utf8_lossy(&spelling).into_owned()
+    }
+
+    /// The token's fingerprint.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        let mut spelling = Vec::with_capacity(MAX_TOKEN);
+        self.spell(&mut spelling);
+        Fingerprint::new(&spelling)
     }
 
     /// Appends the token's spelling.
@@ -136,12 +203,10 @@ impl Hasher for Digest {
     }
 }
 
-impl fmt::Display for Key {
-    /// The token's spelling.
+impl fmt::Debug for Key {
+    /// The token's fingerprint.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut spelling = Vec::with_capacity(MAX_TOKEN);
-        self.spell(&mut spelling);
-        f.write_str(&String::from_utf8_lossy(&spelling))
+        write!(f, "Key({})", self.fingerprint())
     }
 }
 
@@ -172,7 +237,7 @@ impl FromStr for Token {
 
 impl From<Token> for String {
     fn from(token: Token) -> String {
-        token.to_string()
+        token.spelling()
     }
 }
 
@@ -181,15 +246,6 @@ impl TryFrom<String> for Token {
 
     fn try_from(text: String) -> Result<Token, TokenError> {
         text.parse()
-    }
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Token::Uuid(uuid) => uuid.fmt(f),
-            Token::Text(text) => f.write_str(text),
-        }
     }
 }
 
@@ -218,6 +274,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_logged_is_the_beginning_of_the_sha_256() {
+        // printf %s abc123 | sha256sum
+        let token: Token = "abc123".parse().unwrap();
+        assert_eq!(token.fingerprint().to_string(), "6ca13d52ca70");
+        for debug in [format!("{token:?}"), format!("{:?}", token.key()), format!("{:?}", Some(&token))] {
+            assert!(debug.contains("6ca13d52ca70") && !debug.contains("abc123"), "{debug}");
+        }
+        let uuid: Token = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap();
+        assert!(!format!("{uuid:?}{:?}", uuid.key()).contains("10b1"));
+    }
+
+    #[test]
     fn a_session_is_not_named_by_mistake() {
         for missing in ["null", "undefined", "NaN", "None", "nil", "NULL", "nan", "none", "Nil"] {
             assert!(matches!(Token::of_session(missing), Err(TokenError::Missing(_))), "{missing}");
@@ -237,11 +305,15 @@ mod tests {
         #[test]
         fn a_token_is_spelled_as_it_came_and_keys_never_collide(a in "[A-Za-z0-9._-]{1,64}", b in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}") {
             let (a_token, b_token): (Token, Token) = (a.parse().unwrap(), b.parse().unwrap());
-            prop_assert_eq!(a_token.to_string(), a.clone());
-            prop_assert_eq!(b_token.to_string(), b.clone());
+            prop_assert_eq!(a_token.spelling(), a.clone());
+            prop_assert_eq!(b_token.spelling(), b.clone());
+            for token in [&a_token, &b_token] {
+                prop_assert_eq!(token.fingerprint(), Fingerprint::new(token.spelling().as_bytes()));
+                prop_assert_eq!(token.fingerprint(), token.key().fingerprint());
+            }
             prop_assert_eq!(a_token.key().as_ref() == b_token.key().as_ref(), a == b);
-            prop_assert_eq!(a_token.key().to_string(), a.clone());
-            prop_assert_eq!(b_token.key().to_string(), b.clone());
+            prop_assert_eq!(a_token.key().spelling(), a.clone());
+            prop_assert_eq!(b_token.key().spelling(), b.clone());
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::harness::admin::{Visitor, with_admin};
 use crate::harness::client::{count_together, counts_of_each};
-use crate::harness::http::get;
+use crate::harness::http::{Http, get};
 use crate::harness::procfs::is_alive;
 use crate::harness::service::Builder;
 use crate::harness::{Client, Service, eventually};
@@ -17,6 +17,42 @@ fn service() -> Service {
     let service = with_admin(Builder::new().with("--workers", "2")).start();
     service.wait_all_serve();
     service
+}
+
+#[tokio::test]
+async fn no_log_has_a_token() {
+    // The beginning of its SHA-256.
+    const HASH: &str = "6ca13d52ca70";
+    let service = with_admin(Builder::new().with("--workers", "2").with("--log-level", "trace")).start();
+    service.wait_all_serve();
+    let mut visitor = Visitor::logged_in(service.address);
+    let mut client = Client::connect(&service.session_url("abc123")).await;
+    assert_eq!(client.response.headers()["x-session-hash"], HASH);
+    client.send("one").await;
+    assert_eq!(client.count().await, 1);
+    let opened = service.wait_log("connection opened");
+    assert_eq!(opened["session_hash"], HASH, "{opened}");
+    // A client that takes its token for the id of its requests as well.
+    let mut http = Http::connect(service.address);
+    http.send(
+        "GET /ws/chat/?session_uuid=abc123 HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX-Request-ID: abc123\r\n\r\n",
+    );
+    let head = http.head();
+    assert!(head.status == 101 && head.header("x-request-id") != Some("abc123"), "{head:?}");
+    // What operators do, at the pages and by the control socket.
+    act(&mut visitor, &service, "abc123", "reset");
+    let by_an_operator = service.wait_log("an operator's act");
+    assert!(number(&mut visitor, &service, "abc123", "count").is_some());
+    let path = format!("/admin/sessions/{HASH}");
+    service.wait_log_line("request", |line| line["path"] == *path);
+    assert!(service.ctl(&["disconnect", "abc123"]).status.success());
+    let closed = service.wait_log("connection closed");
+    assert_eq!(closed["session_hash"], HASH, "{closed}");
+    assert!(service.ctl(&["tail", "all", "-n", "1000"]).status.success());
+    let log = service.log();
+    assert!(!log.contains("abc123"), "{:?}", log.lines().find(|line| line.contains("abc123")));
+    assert!(by_an_operator["session_uuid"].is_null(), "{by_an_operator}");
 }
 
 /// The tokens that a list shows.

@@ -84,7 +84,7 @@ pub(super) fn increment(session: &str, by: u32, floor: u64) -> Increment {
 pub(super) fn last(increment: &Increment) -> u64 {
     match increment.outcome {
         Outcome::Count(count) => count,
-        outcome @ (Outcome::Failed | Outcome::Unknown) => panic!("{outcome:?} of {}", increment.token),
+        outcome @ (Outcome::Failed | Outcome::Unknown) => panic!("{outcome:?} of {:?}", increment.token),
     }
 }
 

@@ -245,7 +245,7 @@ impl Redis {
             };
             planned.answer(&counts, &mut batch.increments);
             for (item, _) in planned.unit.items.iter().zip(&counts).filter(|(_, count)| count.is_none()) {
-                tracing::error!(session_uuid = %item.session, "the session's key in redis holds something else: it is not counted");
+                tracing::error!(session_hash = %item.session.fingerprint(), "the session's key in redis holds something else: it is not counted");
             }
             self.answered.push((planned.unit, Some(known(&counts))));
         }

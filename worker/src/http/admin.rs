@@ -54,6 +54,7 @@ use crate::worker::Shared;
 use checker::Checker;
 use refusals::Refusals;
 use sessions::Place;
+pub(super) use sessions::without_token;
 use visit::Visit;
 
 /// The page talks to the service and to nobody else, and nobody shows it in a frame.

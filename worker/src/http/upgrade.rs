@@ -20,6 +20,9 @@ use crate::worker::Shared;
 
 const SESSION: HeaderName = HeaderName::from_static("x-session-uuid");
 
+/// What stands for the session in logs, so that a proxy can log it too.
+const SESSION_HASH: HeaderName = HeaderName::from_static("x-session-hash");
+
 /// Why a client gets no WebSocket.
 struct Refusal {
     status: StatusCode,
@@ -61,6 +64,8 @@ pub(super) fn upgrade<A: App>(
     let resumed = token.is_some();
     let token = token.unwrap_or_else(Token::random);
     response.headers_mut().insert(SESSION, header_value(&token));
+    let hash = HeaderValue::from_str(&token.fingerprint().to_string());
+    response.headers_mut().insert(SESSION_HASH, hash.unwrap_or(HeaderValue::from_static("")));
     progress.accepted.set(Some(Accepted { token, request_id: request_id.clone(), client, counted, resumed }));
     response
 }

@@ -144,7 +144,7 @@ impl<A: App> Hub<A> {
 
     /// Closes every open connection of a session, 1000. Returns how many there were.
     pub(crate) fn disconnect(&mut self, session: &str) -> u64 {
-        let keys: Vec<usize> = self.open_connections(|connection| connection.token.to_string() == session);
+        let keys: Vec<usize> = self.open_connections(|connection| connection.token.spelling() == session);
         for key in &keys {
             self.close(*key, 1000, "disconnected by the operator");
             self.end(*key, Phase::Closing, Closes::Server);
@@ -244,8 +244,8 @@ impl<A: App> Hub<A> {
         self.metrics.gauge(Gauge::Connections, self.connections.len() as u64);
         tracing::info!(
             connection_id = connection.name(),
-            session_uuid = %connection.token,
-            request_id = %connection.request_id,
+            session_hash = %connection.token.fingerprint(),
+            request_id = connection.request_id.spelling(),
             messages = connection.received,
             seconds = (self.now_ms.saturating_sub(connection.opened_ms)) as f64 / 1000.0,
             by = ?connection.ended_by,

@@ -139,7 +139,7 @@ impl<A: App> Hub<A> {
             self.rooms.leave_all(*key, connection.rooms.take());
             tracing::debug!(
                 connection_id = connection.name(),
-                session_uuid = %connection.token,
+                session_hash = %connection.token.fingerprint(),
                 "connection handed over"
             );
         }

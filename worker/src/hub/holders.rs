@@ -120,7 +120,7 @@ impl<A: App> Hub<A> {
         let (phase, blocked) = (connection.phase, connection.output.is_some());
         tracing::warn!(
             connection_id = connection.name(),
-            session_uuid = %connection.token,
+            session_hash = %connection.token.fingerprint(),
             bytes,
             queued = connection.output.as_ref().map_or(0, |output| output.waiting()),
             held = self.held,
@@ -199,7 +199,7 @@ impl<A: App> Hub<A> {
         let Some(connection) = self.connections.get(key).filter(|c| c.phase != Phase::Failed) else { return };
         tracing::warn!(
             connection_id = connection.name(),
-            session_uuid = %connection.token,
+            session_hash = %connection.token.fingerprint(),
             queued = connection.output.as_ref().map_or(0, |output| output.waiting()),
             "a client does not read; closing it"
         );
@@ -215,7 +215,7 @@ impl<A: App> Hub<A> {
         let Some(connection) = self.connections.get(key) else { return };
         tracing::warn!(
             connection_id = connection.name(),
-            session_uuid = %connection.token,
+            session_hash = %connection.token.fingerprint(),
             bytes = connection.inbox.held(),
             "a client does not complete its message; closing it"
         );

@@ -563,7 +563,7 @@ impl Planned {
             let least = increment.floor.unwrap_or(0) + u64::from(increment.by);
             if count.is_some_and(|count| count < least) {
                 // Its client must not see it, whatever the reason.
-                tracing::error!(session_uuid = %increment.token, count, least, "redis knows less than a client was shown");
+                tracing::error!(session_hash = %increment.token.fingerprint(), count, least, "redis knows less than a client was shown");
             }
             increment.outcome = count.map_or(Outcome::Failed, |count| Outcome::Count(count.max(least)));
         }

@@ -41,7 +41,7 @@ impl Embedded {
             };
             for entry in self.sessions.range(&txn, &(begin, Bound::Included(last.as_slice())))? {
                 let (key, value) = entry?;
-                let Some(token) = Key::from_bytes(key).and_then(|key| key.to_string().parse::<Token>().ok()) else {
+                let Some(token) = Key::from_bytes(key).and_then(|key| key.spelling().parse::<Token>().ok()) else {
                     continue;
                 };
                 looked_at += 1;
@@ -49,7 +49,7 @@ impl Embedded {
                 if is_full {
                     return Ok(page);
                 }
-                page.next = Some(token.to_string());
+                page.next = Some(token.spelling());
                 let record = Record::decode(value).filter(|record| record.touched >= expired_before);
                 // One that was reset and not used since is as one that never was.
                 page.found.extend(record.map(|record| found(token, record)).filter(|found| found.count > 0));

@@ -173,7 +173,7 @@ impl Drop for Remote {
 
 impl Instance for Remote {
     fn settle(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
-        let increments = batch.increments.iter().map(|i| (i.token.to_string(), i.by, i.floor)).collect();
+        let increments = batch.increments.iter().map(|i| (i.token.spelling(), i.by, i.floor)).collect();
         let publications = batch.publications.iter().map(|p| (p.room.clone(), p.text.clone())).collect();
         let answer = self.call(&Call::Settle { increments, publications })?;
         let Answer::Counts(counts) = answer else { panic!("{answer:?}") };
@@ -192,7 +192,7 @@ impl Instance for Remote {
     }
 
     fn peek(&mut self, sessions: &[Token]) -> Vec<u64> {
-        match self.call(&Call::Peek(sessions.iter().map(Token::to_string).collect())).unwrap() {
+        match self.call(&Call::Peek(sessions.iter().map(Token::spelling).collect())).unwrap() {
             Answer::Counts(counts) => counts,
             other => panic!("{other:?}"),
         }

@@ -67,7 +67,7 @@ impl RedisSessions {
             }
         }
         // Redis may name one twice.
-        tokens.sort_by_key(Token::to_string);
+        tokens.sort_by_key(Token::spelling);
         tokens.dedup();
         let next = (node < nodes.len()).then(|| format!("{node}.{cursor}"));
         let found = self.look(&tokens).await?;

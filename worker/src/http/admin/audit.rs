@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::backplane::Ring;
 use crate::heartbeat::wall_ms;
 use crate::superusers::Name;
+use crate::token::Fingerprint;
 use crate::worker::Shared;
 
 /// How many acts the page shows.
@@ -78,14 +79,15 @@ pub(super) fn note_outcome<A: App>(
     outcome: Option<&str>,
 ) {
     let (user, from) = (user.map(Name::as_ref), visit.from());
+    let hash = session.map(|session| Fingerprint::new(session.as_bytes()).to_string());
     tracing::info!(
         target: "audit",
         user,
         action = action.name(),
-        session_uuid = session,
+        session_hash = hash.as_deref(),
         outcome,
         client = from,
-        request_id = %visit.request_id,
+        request_id = visit.request_id.spelling(),
         "an operator's act"
     );
     let own = |text: Option<&str>| text.map(str::to_owned);

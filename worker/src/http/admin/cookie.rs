@@ -67,7 +67,7 @@ impl Cookie {
     pub(super) fn login(&self, key: &SecretKey) -> Option<Login> {
         let number = |purpose: &str, text: &str| number(key, purpose, &[text.as_bytes()]);
         let user = self.user.as_ref()?;
-        let (login, user) = (number("login", &self.nonce.to_string()), number("logins of", user.name.as_ref()));
+        let (login, user) = (number("login", &self.nonce.spelling()), number("logins of", user.name.as_ref()));
         Some(Login { number: login, user, expires: self.expires })
     }
 
@@ -83,12 +83,12 @@ impl Cookie {
 
     /// What forms carry for whoever has this cookie: another page cannot know it.
     pub(super) fn form_token(&self, key: &SecretKey) -> String {
-        sign(key, "form", &[self.nonce.to_string().as_bytes()])
+        sign(key, "form", &[self.nonce.spelling().as_bytes()])
     }
 
     /// Whether a form's token is that of this cookie.
     pub(super) fn accepts(&self, key: &SecretKey, form_token: &str) -> bool {
-        is_signed(key, "form", &[self.nonce.to_string().as_bytes()], form_token)
+        is_signed(key, "form", &[self.nonce.spelling().as_bytes()], form_token)
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
         }
         // A signature for something else is none for a cookie.
         let form_token = cookie.form_token(&ours);
-        assert_eq!(Cookie::open(&ours, &format!("{}.{form_token}", cookie.nonce), 1000), None);
+        assert_eq!(Cookie::open(&ours, &format!("{}.{form_token}", cookie.nonce.spelling()), 1000), None);
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Known {
     }
 
     pub(super) fn browser(&self) -> String {
-        self.browser.to_string()
+        self.browser.spelling()
     }
 
     /// A number of its own, for the waiting room.

@@ -32,9 +32,12 @@ pub(super) enum Place {
     Change(Token, Change),
 }
 
+/// Where the pages of sessions are.
+const SESSIONS: &str = "/admin/sessions/";
+
 /// Reads a path. None: there is nothing.
 pub(super) fn place(path: &str) -> Option<Place> {
-    let rest = path.strip_prefix("/admin/sessions/")?;
+    let rest = path.strip_prefix(SESSIONS)?;
     let (token, change) = match rest.split_once('/') {
         None => (rest, None),
         Some((token, "disconnect")) => (token, Some(Change::Disconnect)),
@@ -47,6 +50,17 @@ pub(super) fn place(path: &str) -> Option<Place> {
         None => Place::Session(token),
         Some(change) => Place::Change(token, change),
     })
+}
+
+/// A path as a log may have it: with the fingerprint in place of a token.
+pub(in crate::http) fn without_token(path: &str) -> String {
+    let Some(rest) = path.strip_prefix(SESSIONS) else { return path.to_owned() };
+    let (token, behind) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match token.parse::<Token>() {
+        Ok(token) => format!("{SESSIONS}{}{behind}", token.fingerprint()),
+        // It may be one all the same, percent-encoded or with too many characters.
+        Err(_) => format!("{SESSIONS}*{}", if behind.is_empty() { "" } else { "/*" }),
+    }
 }
 
 /// Those whose tokens begin with what is asked for.
@@ -62,7 +76,7 @@ pub(super) async fn list<A: App>(visit: &Visit<'_, A>, operator: &Operator) -> R
         Ok(page) => page,
         Err(error) => return page::failed(operator, &error.to_string()),
     };
-    let tokens = page.found.iter().map(|found| found.session.to_string()).collect();
+    let tokens = page.found.iter().map(|found| found.session.spelling()).collect();
     let (connections, notice) = match visit.shared.ask_all(Question::Sessions { sessions: tokens, limit: 0 }).await {
         Ok(Answer::Sessions { connections, .. }) => (connections, None),
         Ok(_) => (Vec::new(), None),
@@ -78,7 +92,7 @@ pub(super) async fn look<A: App>(visit: &Visit<'_, A>, operator: &Operator, sess
         Ok(found) => found,
         Err(error) => return page::failed(operator, &error.to_string()),
     };
-    let question = Question::Sessions { sessions: vec![session.to_string()], limit: ROWS };
+    let question = Question::Sessions { sessions: vec![session.spelling()], limit: ROWS };
     let (connections, rows) = match visit.shared.ask_all(question).await {
         Ok(Answer::Sessions { connections, rows }) => (connections.first().copied(), rows),
         Ok(_) | Err(_) => (None, Vec::new()),
@@ -108,7 +122,7 @@ pub(super) async fn act<A: App>(
             Err(reason) => Err(reason),
         },
     };
-    let name = session.to_string();
+    let name = session.spelling();
     match outcome {
         Ok(notice) => {
             audit::note_outcome(visit, Some(&operator.name), action, Some(&name), Some(&notice.to_string()));
@@ -122,7 +136,7 @@ pub(super) async fn act<A: App>(
 }
 
 async fn disconnect<A: App>(visit: &Visit<'_, A>, session: &Token) -> Result<Notice, String> {
-    let question = Question::Disconnect { session: session.to_string(), relay: false };
+    let question = Question::Disconnect { session: session.spelling(), relay: false };
     match visit.shared.ask_all(question).await? {
         Answer::Reached { connections, relayed } => Ok(Notice::Disconnected(connections, relayed.into())),
         other => Err(format!("another answer than to a disconnect: {other:?}")),
@@ -137,6 +151,20 @@ async fn reset<A: App>(visit: &Visit<'_, A>, session: &Token) -> Result<Notice, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_logged_without_its_token() {
+        for (path, logged) in [
+            ("/admin/sessions/abc123", "/admin/sessions/6ca13d52ca70"),
+            ("/admin/sessions/abc123/reset", "/admin/sessions/6ca13d52ca70/reset"),
+            ("/admin/sessions/%61bc123", "/admin/sessions/*"),
+            ("/admin/sessions/a b/c", "/admin/sessions/*/*"),
+            ("/admin/sessions", "/admin/sessions"),
+            ("/ws/chat/", "/ws/chat/"),
+        ] {
+            assert_eq!(without_token(path), logged);
+        }
+    }
 
     #[test]
     fn paths_name_sessions_and_what_is_done_to_them() {

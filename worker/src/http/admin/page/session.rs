@@ -36,7 +36,7 @@ pub(in crate::http::admin) fn sessions(
                         tbody {
                             @for (found, connections) in rows {
                                 tr {
-                                    td { a.token href={ "/admin/sessions/" (found.session) } { (found.session) } }
+                                    td { a.token href={ "/admin/sessions/" (found.session.spelling()) } { (found.session.spelling()) } }
                                     td.number { (found.count) }
                                     td.number { (number(*connections)) }
                                     td.when { (time(found.used)) }
@@ -63,6 +63,7 @@ pub(in crate::http::admin) fn session(
     rows: &[ConnectionRow],
     notice: Option<&Notice>,
 ) -> Response {
+    let session = session.spelling();
     // A deletion that was just asked for leaves nothing to be found.
     let is_there = found.is_some_and(|found| found.count > 0) || connections.is_none_or(|n| n > 0);
     let act = |name: &str, title: &str, what: &str, confirm: &str, class: &str| {
