@@ -21,6 +21,7 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+mod files;
 mod filter;
 mod line;
 mod sink;
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     /// The most files of one process that are kept, the current one included: two at least; none: all. Nothing is removed
     /// where files do not rotate.
     pub(crate) keep: Option<usize>,
+    /// The most bytes that all files of one process take; none: any number. Like `keep` only where files rotate.
+    pub(crate) max_size: Option<u64>,
     /// How a line looks.
     pub(crate) format: Format,
     /// Which events get one.

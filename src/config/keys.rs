@@ -323,6 +323,14 @@ pub(crate) const KEYS: &[Key] = &[
     })
     .default("30")
     .help("The most log files kept of each process, if they rotate; none: all"),
+    Key::one("log-max-size", Logs, "SIZE", |c, v| {
+        c.logging.max_size = optional(v, |text| size(text, MIB..=TIB))?;
+        Ok(())
+    })
+    .default("1GiB")
+    .help(
+        "The most bytes that all log files of one process take, if they rotate: the oldest lines go; none: any number",
+    ),
     Key::one("log-format", Logs, "FORMAT", |c, v| {
         c.logging.format = word(v, &[("json", Format::Json), ("pretty", Format::Pretty)])?;
         Ok(())

@@ -82,7 +82,7 @@ fn variables_of_others_are_weaker_than_our_own() {
     assert_eq!(config.worker.ws_base_url, "wss://a.example");
     let config = loaded(&[("log-format", "json")], &[("DEBUG", "1"), ("BATON_LOG_LEVEL", "warn")], "");
     assert_eq!((config.logging.format, config.logging.filter), (logging::Format::Json, "warn".parse().unwrap()));
-    let quiet = logging::Settings { keep: Some(30), ..logging::Settings::default() };
+    let quiet = logging::Settings { keep: Some(30), max_size: Some(1 << 30), ..logging::Settings::default() };
     assert_eq!(loaded(&[], &[("DEBUG", "False")], "").logging, quiet);
 
     let (mut sources, directory) =

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use baton_ipc::private;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_appender::rolling::{self, RollingFileAppender};
+use tracing_appender::rolling;
 
 use super::Settings;
+use super::files::{Files, Place};
 use super::line::{Format, Process};
 
 /// Lines that wait for the writing thread; more are dropped and counted.
@@ -71,20 +72,13 @@ impl Sink {
                     |reason: &dyn std::fmt::Display| format!("cannot write logs in {}: {reason}", directory.display());
                 std::fs::create_dir_all(directory).map_err(|error| io::Error::other(refused(&error)))?;
                 private::ensure_directory(directory).map_err(|error| io::Error::other(refused(&error)))?;
-                let (rotation, keep) = match settings.rotation {
-                    Rotation::Daily => (rolling::Rotation::DAILY, settings.keep),
-                    Rotation::Hourly => (rolling::Rotation::HOURLY, settings.keep),
-                    Rotation::Never => (rolling::Rotation::NEVER, None),
+                let (rotation, keep, max_size) = match settings.rotation {
+                    Rotation::Daily => (rolling::Rotation::DAILY, settings.keep, settings.max_size),
+                    Rotation::Hourly => (rolling::Rotation::HOURLY, settings.keep, settings.max_size),
+                    Rotation::Never => (rolling::Rotation::NEVER, None, None),
                 };
-                let builder = RollingFileAppender::builder().rotation(rotation);
-                let builder = builder.filename_prefix(process.file_prefix()).filename_suffix("log");
-                let builder = keep.into_iter().fold(builder, rolling::Builder::max_log_files);
-                let file = builder.build(directory).map_err(|error| {
-                    let reason =
-                        std::error::Error::source(&error).map_or(error.to_string(), |source| source.to_string());
-                    io::Error::other(refused(&reason))
-                })?;
-                Target::File(file)
+                let (directory, prefix) = (directory.clone(), process.file_prefix());
+                Target::Files(Box::new(Files::open(Place { directory, prefix, rotation, keep, max_size })?))
             }
         };
         let color = settings.format == Format::Pretty
@@ -143,21 +137,21 @@ impl Drop for Sink {
 
 enum Target {
     Stderr(Stderr),
-    File(RollingFileAppender),
+    Files(Box<Files>),
 }
 
 impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Target::Stderr(stderr) => stderr.write(bytes),
-            Target::File(file) => file.write(bytes),
+            Target::Files(files) => files.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Target::Stderr(stderr) => stderr.flush(),
-            Target::File(file) => file.flush(),
+            Target::Files(files) => files.flush(),
         }
     }
 }

@@ -90,6 +90,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("log-format", "xml", "json or pretty"),
     ("log-keep", "1", "a whole number from 2 to 100000; or none"),
     ("log-level", "loud", "error, warn, info, debug"),
+    ("log-max-size", "1KiB", "from 1MiB to 1TiB; or none"),
     ("log-rotation", "weekly", "daily or hourly or never"),
     ("max-buffer-memory", "1", "a size in B, KiB"),
     ("max-connections-per-address", "0", "a whole number from 1 to 10000000; or none"),
