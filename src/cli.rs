@@ -110,7 +110,8 @@ pub(crate) fn command() -> Command {
         .args(config_args().into_iter().filter(|arg| !DECIDED.contains(&arg.get_id().as_str())))
         .after_help(
             "Exit codes: 0 taken over; 1 failed, and then it says who serves, or connections were dropped;\n\
-             2 wrong usage; 64 wrong configuration; 130 Ctrl-C: it says what goes on",
+             2 wrong usage; 64 wrong configuration; 130 Ctrl-C: it says what goes on;\n\
+             during --canary it calls the takeover off, and every client goes back",
         );
     let monitor = monitor::Options::augment_args(Command::new("monitor"))
         .about("Watch a running service: workers, connections, rates, latency, errors, takeovers, log")

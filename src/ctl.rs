@@ -47,7 +47,7 @@ enum Exit {
     after_help = "Without a command: a shell, or commands line by line when standard input is not a terminal.\n\
                   Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not all: (status) slots are serving,\n\
                   (backplane) links are up, (broadcast, disconnect) hosts were told, (promote, rollback) connections\n\
-                  came through; 4 no supervisor can be reached, 5 permission denied, 130 Ctrl-C during a takeover"
+                  came through; 4 no supervisor can be reached, 5 permission denied, 130 Ctrl-C during a takeover or an upgrade"
 )]
 struct Arguments {
     /// The generation to talk to, when two are running: blue or green
@@ -131,7 +131,7 @@ impl Session {
             clients = match verb {
                 Verb::Status | Verb::ReopenLogs => return Ok(clients),
                 Verb::Promote(_) => choose(clients, |status| status.phase == "standby")?,
-                Verb::Rollback => choose(clients, keeps_another)?,
+                Verb::Rollback => choose_to_go_back(clients)?,
                 _ => clients,
             };
         }
@@ -161,19 +161,21 @@ impl Session {
         let json = self.json;
         // Who leaves in the middle of a takeover must know that it goes on.
         let interrupts = match verb {
-            Verb::Promote(_) | Verb::Rollback => Interrupts::catch().ok(),
+            Verb::Promote(_) | Verb::Rollback | Verb::Upgrade => Interrupts::catch().ok(),
             _ => None,
         };
         let mut tenths = Tenths::default();
-        let output = client.ask_until(interrupts.as_ref(), command, |line, reply| match (json, reply) {
-            (true, _) => print(line),
-            (false, Reply::Step { message }) => print(&format!("{}\n", table::printable(message))),
-            (false, Reply::Progress { done, total }) => match tenths.line(*done, *total) {
-                Some(line) => print(&format!("{line}\n")),
-                None => Ok(()),
-            },
-            (false, Reply::Done { .. } | Reply::Error { .. }) => Ok(()),
-        })?;
+        let directories = &self.directories;
+        let output =
+            takeover::ask(client, directories, interrupts.as_ref(), command, |line, reply| match (json, reply) {
+                (true, _) => print(line),
+                (false, Reply::Step { message }) => print(&format!("{}\n", table::printable(message))),
+                (false, Reply::Progress { done, total }) => match tenths.line(*done, *total) {
+                    Some(line) => print(&format!("{line}\n")),
+                    None => Ok(()),
+                },
+                (false, Reply::Done { .. } | Reply::Error { .. }) => Ok(()),
+            })?;
         if !json {
             print(&page::render(&output, verb, self.colors)).map_err(Error::Output)?;
         }
@@ -219,6 +221,22 @@ fn choose(clients: Vec<Client>, fits: impl Fn(&Status) -> bool) -> Result<Vec<Cl
     if chosen.len() == 1 { Ok(chosen) } else { Err(Error::Several(colors)) }
 }
 
+/// The one that can go back: it keeps an old generation, or else it may just be taking over.
+fn choose_to_go_back(clients: Vec<Client>) -> Result<Vec<Client>, Error> {
+    let mut keeper = None;
+    let mut others = Vec::new();
+    for mut client in clients {
+        match keeps_another(&client.status(None)?) {
+            true => keeper = Some(client),
+            false => others.push(client),
+        }
+    }
+    match keeper {
+        Some(keeper) => Ok(vec![keeper]),
+        None => choose(others, |status| status.phase == "standby"),
+    }
+}
+
 /// Whether it took over from another one that is still there.
 pub(crate) fn keeps_another(status: &Status) -> bool {
     status.peer.as_ref().is_some_and(|peer| peer.role == "is kept for a rollback")
@@ -235,7 +253,7 @@ fn exit_of(error: &Error) -> Exit {
         Error::Unreachable(_) | Error::Silent | Error::Lost(_) => Exit::Unreachable,
         Error::Denied(_) | Error::Untrusted { .. } => Exit::Denied,
         Error::Several(_) | Error::Usage(_) => Exit::Usage,
-        Error::Interrupted => Exit::Interrupted,
+        Error::Interrupted | Error::CalledOff(_) => Exit::Interrupted,
         Error::Foreign(_) | Error::Output(_) => Exit::Failed,
         Error::Refused { code, .. } => match code {
             ErrorCode::BadRequest => Exit::Usage,

@@ -9,7 +9,7 @@ use baton_ipc::control::Output;
 use crate::config::{self, Loaded, Problems, Sources};
 use crate::ctl::client::{Client, Error};
 use crate::ctl::interrupt::{Interrupts, Wait};
-use crate::ctl::takeover::{Options, lossless};
+use crate::ctl::takeover::{self, Options, lossless};
 
 mod display;
 mod launch;
@@ -200,7 +200,8 @@ impl Promotion<'_> {
         let directories = [self.directory().to_owned()];
         let (interrupts, display) = (&self.interrupts, &mut self.display);
         let outcome = Client::connect(&directories, Some(plan.color)).and_then(|mut client| {
-            client.ask_until(Some(interrupts), self.wish.options.command(), |line, reply| {
+            let command = self.wish.options.command();
+            takeover::ask(&mut client, &directories, Some(interrupts), command, |line, reply| {
                 display.reply(line, reply);
                 Ok(())
             })
@@ -220,6 +221,7 @@ impl Promotion<'_> {
                     plan.old, plan.color
                 )));
             }
+            Err(Error::CalledOff(message)) => return Err(Failure::Interrupted(format!("interrupted: {message}"))),
             Err(error @ (Error::Refused { .. } | Error::Denied(_) | Error::Untrusted { .. })) => error.to_string(),
             Err(error) => format!("the answer of {} was lost: {error}", plan.color),
         };

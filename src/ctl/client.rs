@@ -46,6 +46,9 @@ pub(crate) enum Error {
     /// Whoever asked does not want to wait any longer. What was asked for goes on.
     #[error("interrupted: the supervisors finish by themselves; see how far they are with: batonctl status")]
     Interrupted,
+    /// Whoever asked has called it off by Ctrl-C.
+    #[error("interrupted: {0}")]
+    CalledOff(String),
     /// Its answer cannot be read.
     #[error("cannot understand the supervisor's answer: it is of another version than this batonctl ({VERSION}); use the one installed with it. ({0})", VERSION = crate::config::VERSION)]
     Foreign(String),
@@ -179,6 +182,24 @@ impl Client {
         let patience = if takes_its_time(&command) { None } else { Some(ANSWER_TIMEOUT) };
         self.stream.get_ref().set_read_timeout(patience).map_err(lost)?;
         self.send(&Request { version: CONTROL_VERSION, command })?;
+        self.read_answer(interrupts, patience, &mut each)
+    }
+
+    /// Goes on reading the answer to a long command, after [`Error::Interrupted`].
+    pub(crate) fn go_on(
+        &mut self,
+        interrupts: Option<&Interrupts>,
+        mut each: impl FnMut(&str, &Reply) -> io::Result<()>,
+    ) -> Result<Output, Error> {
+        self.read_answer(interrupts, None, &mut each)
+    }
+
+    fn read_answer(
+        &mut self,
+        interrupts: Option<&Interrupts>,
+        patience: Option<Duration>,
+        each: &mut impl FnMut(&str, &Reply) -> io::Result<()>,
+    ) -> Result<Output, Error> {
         loop {
             let line = self.receive(interrupts, patience)?;
             let reply: Reply = serde_json::from_str(&line).map_err(|error| Error::Foreign(error.to_string()))?;

@@ -3,7 +3,9 @@
 mod backplane;
 mod takeover;
 
-use baton_ipc::control::{ConnectionRow, Degraded, Order, Output, PeerStatus, Relayed, SlotStatus, Status};
+use baton_ipc::control::{
+    ConnectionRow, Degraded, Order, Output, PeerStatus, Relayed, SlotStatus, Status, UpgradeStatus,
+};
 use baton_ipc::scoreboard::State;
 
 pub(crate) use self::takeover::page as receipt;
@@ -55,7 +57,8 @@ fn status(status: &Status, colors: bool) -> String {
         printable(&status.version),
         status.pid,
         age(status.uptime_seconds),
-        status.peer.as_ref().map_or_else(String::new, peer),
+        status.peer.as_ref().map_or_else(String::new, peer)
+            + &status.upgrade.as_ref().map_or_else(String::new, upgrade),
         listen.join(", "),
         printable(&status.backplane),
         status.backplane_degraded.as_ref().map_or_else(String::new, |it| format!("  {}", degraded(it, colors))),
@@ -91,6 +94,12 @@ fn status(status: &Status, colors: bool) -> String {
 fn peer(peer: &PeerStatus) -> String {
     let PeerStatus { generation, role } = peer;
     format!("peer       {} (pid {}) {}\n", printable(&generation.color), generation.pid, printable(role))
+}
+
+fn upgrade(upgrade: &UpgradeStatus) -> String {
+    let UpgradeStatus { program, pid, since_seconds, left_seconds } = upgrade;
+    let (since, left) = (age(*since_seconds), age(*left_seconds));
+    format!("upgrade    {} (pid {pid}) for {since}; is killed in {left} unless it gets on\n", printable(program))
 }
 
 fn degraded(degraded: &Degraded, colors: bool) -> String {
@@ -257,6 +266,7 @@ mod tests {
             uptime_seconds: 273_605.0,
             phase: "running".into(),
             peer: None,
+            upgrade: None,
             last_takeover: None,
             listen: vec![Endpoint::Tcp(([0, 0, 0, 0], 8000).into()), Endpoint::Unix("/run/web.sock".into())],
             backplane: "embedded (/var/lib/baton)".into(),
@@ -292,6 +302,16 @@ SLOT  STATE     PID  UPTIME  CONNECTIONS  MSG/S  MESSAGES  RESTARTS  LAST CAUSE
         let head =
             "blue  handing-over  baton 0.1.0  pid 4242  up 3d4h\npeer       green (pid 123) stands by\nlisten     0";
         assert!(page.starts_with(head), "{page}");
+    }
+
+    #[test]
+    fn an_upgrade_has_a_line() {
+        let program = "/opt/baton".to_owned();
+        let upgrade = UpgradeStatus { program, pid: 123, since_seconds: 2.0, left_seconds: 58.0 };
+        let page =
+            render(&Output::Status(Box::new(Status { upgrade: Some(upgrade), ..night() })), &Verb::Status, false);
+        let line = "\nupgrade    /opt/baton (pid 123) for 2.0s; is killed in 58s unless it gets on\nlisten     0";
+        assert!(page.contains(line), "{page}");
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! What `batonctl promote` and `baton promote` have in common: how it is asked for, and how it is told.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use baton_ipc::control::{Command, Output};
+use baton_ipc::control::{Command, Output, Reply};
 use clap::Args;
 
+use super::client::{Client, Error};
+use super::interrupt::Interrupts;
 use crate::config::duration;
 
 /// How long the first share is watched when nobody says.
@@ -39,6 +43,34 @@ fn percent(text: &str) -> Result<f64, String> {
 
 fn watch(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_millis(100)..=Duration::from_secs(3600))
+}
+
+/// Whether Ctrl-C calls it off. A takeover without a canary is over before anybody could want to.
+fn is_revocable(command: &Command) -> bool {
+    matches!(command, Command::Upgrade | Command::Promote { canary: Some(_), .. })
+}
+
+/// Asks for a takeover or the like, until Ctrl-C at the latest; that calls it off if it can be, and then the supervisors
+/// say what has become of it.
+pub(crate) fn ask(
+    client: &mut Client,
+    directories: &[PathBuf],
+    interrupts: Option<&Interrupts>,
+    command: Command,
+    mut each: impl FnMut(&str, &Reply) -> io::Result<()>,
+) -> Result<Output, Error> {
+    let revocable = is_revocable(&command);
+    let outcome = client.ask_until(interrupts, command, &mut each);
+    if !revocable || !matches!(outcome, Err(Error::Interrupted)) {
+        return outcome;
+    }
+    let back = Client::connect(directories, Some(&client.color));
+    match back.and_then(|mut back| back.ask_until(interrupts, Command::Rollback, |_, _| Ok(()))) {
+        Ok(Output::Text { message }) => Err(Error::CalledOff(message)),
+        // It may have come to its end just now, which the answer says.
+        Ok(_) | Err(Error::Refused { .. } | Error::Unreachable(_) | Error::Lost(_)) => client.go_on(interrupts, each),
+        Err(error) => Err(error),
+    }
 }
 
 /// Which reports of progress are worth a line: one for each tenth of the way.

@@ -32,9 +32,13 @@ pub(super) enum Verb {
     ///
     /// It must be running already, started with --takeover wait. `baton promote` starts one and does this.
     Promote(Options),
-    /// Give everything back to the old generation that promote --keep-old has kept; clients stay connected
+    /// Give everything back to the old generation that promote --keep-old has kept, or call off a takeover or an upgrade that
+    /// is under way; clients stay connected
     Rollback,
     /// Start the binary that is installed now, which takes over from the one that runs; clients stay connected
+    ///
+    /// It is looked for at the path by which the service was started: symbolic links and renamed files are followed to what is
+    /// there now. Ctrl-C, or `batonctl rollback`, calls it off.
     Upgrade,
     /// Hand connections from workers that have more to those that have fewer
     Rebalance,

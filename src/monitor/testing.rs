@@ -29,6 +29,7 @@ pub(super) fn status(color: &str, phase: &str, connections: &[u64]) -> Status {
         uptime_seconds: 7260.0,
         phase: phase.into(),
         peer: None,
+        upgrade: None,
         last_takeover: None,
         listen: vec![Endpoint::Tcp(([0, 0, 0, 0], 8000).into())],
         backplane: "embedded (/var/lib/baton)".into(),

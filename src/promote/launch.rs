@@ -35,9 +35,11 @@ impl Started {
     pub(super) fn daemon(sources: &Sources, directory: &Path, color: &str) -> Result<Started, String> {
         let said = directory.join(format!("{color}.start"));
         let start = || {
+            // Not where a symbolic link leads today: its upgrades follow the link.
+            let program = baton_supervisor::started_as()?;
             let output = private::create(&said)?;
             // A process group of its own: a Ctrl-C here, or the end of this terminal, is not meant for it.
-            Command::new(std::env::current_exe()?)
+            Command::new(program)
                 .arg("run")
                 .args(sources.arguments())
                 .process_group(0)

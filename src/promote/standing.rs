@@ -136,6 +136,7 @@ pub(super) mod tests {
             uptime_seconds: 1.0,
             phase: phase.into(),
             peer: None,
+            upgrade: None,
             last_takeover: None,
             listen: vec![],
             backplane: String::new(),

@@ -52,6 +52,7 @@ mod operation;
 mod passed;
 mod place;
 mod process;
+mod program;
 mod rebalance;
 mod relief;
 mod settings;
@@ -75,6 +76,7 @@ use std::rc::Rc;
 use baton_ipc::{Endpoint, Inheritance, Scoreboard, Side, Slot};
 
 pub use error::Error;
+pub use program::started_as;
 pub use settings::{Settings, Takeover};
 
 use crate::supervisor::{Ending, Supervisor};

@@ -65,7 +65,7 @@ impl Supervisor<'_> {
         if self.phase != Phase::Draining {
             tracing::info!("draining");
             self.phase = Phase::Draining;
-            if !self.retired {
+            if self.successor.is_none() {
                 // For an upgrade: the service goes on in another process.
                 self.notifier.stopping();
             }

@@ -29,6 +29,7 @@ impl Supervisor<'_> {
             uptime_seconds: self.now.duration_since(self.started).as_secs_f64(),
             phase: phase.to_owned(),
             peer: self.peer_status(),
+            upgrade: self.upgrade_status(),
             last_takeover: self.last_takeover.as_ref().map(|(done, receipt)| PastTakeover {
                 seconds_ago: self.now.saturating_duration_since(*done).as_secs_f64(),
                 receipt: receipt.clone(),

@@ -1,10 +1,11 @@
 //! The one loop: wait → event → step → perform. One thread, one blocking point.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use baton_ipc::control::{ErrorCode, Output, Reply, TakeoverReceipt};
+use baton_ipc::control::{ErrorCode, Generation, Output, Reply, TakeoverReceipt};
 use baton_ipc::scoreboard::{COUNTER_MESSAGES, Row};
 use baton_ipc::{Channel, Inheritance, MAX_SLOTS, Scoreboard, Side, Slot as SlotId};
 
@@ -16,6 +17,7 @@ use crate::operation::{Move, Operation};
 use crate::passed::{self, Sorted};
 use crate::place::Place;
 use crate::process::{self, Fork};
+use crate::program;
 use crate::rebalance::Rebalance;
 use crate::signals::Wish;
 use crate::slot::{Event, Slot, Terms};
@@ -106,8 +108,10 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) end_wanted: bool,
     /// The successor wants to know when it may give back.
     pub(crate) resuming: bool,
-    /// This generation has handed everything over.
-    pub(crate) retired: bool,
+    /// Who has got everything that this generation had.
+    pub(crate) successor: Option<Generation>,
+    /// What an upgrade starts: the path by which this process was started.
+    pub(crate) program: PathBuf,
     /// Which log ring is ours.
     pub(crate) side: Side,
     pub(crate) started: Instant,
@@ -127,6 +131,7 @@ impl<'a> Supervisor<'a> {
         if !(1..=MAX_SLOTS).contains(&settings.workers) {
             return Err(Error::Workers(settings.workers));
         }
+        let program = program::started_as().map_err(Error::system("find the program of this process"))?;
         let signals = Signals::block().map_err(Error::system("take signals"))?;
         let now = Instant::now();
         let mut notifier = Notifier::from_environment(now);
@@ -214,7 +219,8 @@ impl<'a> Supervisor<'a> {
             upgrading: None,
             end_wanted: false,
             resuming: false,
-            retired: false,
+            successor: None,
+            program,
             side: own_side,
             started: now,
             now,
@@ -437,7 +443,7 @@ impl<'a> Supervisor<'a> {
         self.control.remove_file();
         self.door.remove_file();
         // Of two generations it is the other one's by now, or still. A service manager may keep the sockets for the next start.
-        if self.peer.is_none() && !self.retired && !self.notifier.is_heard() {
+        if self.peer.is_none() && self.successor.is_none() && !self.notifier.is_heard() {
             self.listeners.remove_files();
         }
     }

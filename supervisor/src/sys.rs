@@ -1,8 +1,11 @@
 //! System calls that neither std nor nix wraps, and signals as descriptors.
-#![allow(unsafe_code)] // syscall(2), getsockopt(2), signal(2) and prctl(2) by hand.
+#![allow(unsafe_code)] // syscall(2), getsockopt(2), signal(2), prctl(2) and getauxval(3) by hand.
 
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -143,6 +146,20 @@ fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// The path that was given to `execve(2)` for this process (`AT_EXECFN` of `getauxval(3)`): of a program found by `PATH`
+/// the whole one.
+pub(crate) fn executed_path() -> Option<PathBuf> {
+    // SAFETY: takes an integer, and returns 0 for what the kernel has not said.
+    let address = unsafe { libc::getauxval(libc::AT_EXECFN) };
+    if address == 0 {
+        return None;
+    }
+    // SAFETY: the kernel puts a NUL-terminated string there before the program begins, and it stays for the life of the
+    // process.
+    let path = unsafe { CStr::from_ptr(address as *const libc::c_char) };
+    Some(PathBuf::from(OsStr::from_bytes(path.to_bytes())))
 }
 
 /// The name that `ps` and `top` show; cut to 15 bytes (`prctl(2)`, `PR_SET_NAME`).

@@ -252,6 +252,26 @@ pub fn forget_settings(command: &mut Command) {
     command.env("BATON_CONFIG", "/dev/null");
 }
 
+/// `baton promote` for the service in a directory.
+pub fn promotion(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(baton());
+    forget_settings(&mut command);
+    let (run, state) = (dir.join("run"), dir.join("state"));
+    command.args(["promote", "--runtime-dir"]).arg(run).arg("--state-dir").arg(state).args(args);
+    command.stdin(Stdio::null());
+    die_with_us(&mut command);
+    command
+}
+
+/// `batonctl` for whichever generations of the service in a directory there are.
+pub fn batonctl(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_batonctl"));
+    forget_settings(&mut command);
+    command.arg("--runtime-dir").arg(dir.join("run")).args(args).stdin(Stdio::null());
+    die_with_us(&mut command);
+    command
+}
+
 /// A test that panics or is killed leaves nothing behind: the kernel ends the child with the thread that began it.
 pub fn die_with_us(command: &mut Command) {
     let act = || nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into);

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::harness::service::{Builder, baton, die_with_us, forget_settings};
+use crate::harness::service::{Builder, batonctl, promotion};
 use crate::harness::terminal::Terminal;
 use crate::harness::{Service, eventually};
 
@@ -35,15 +35,11 @@ impl Place {
     }
 
     fn baton(&self, args: &[&str]) -> Command {
-        promote(self.0.path(), args)
+        promotion(self.0.path(), args)
     }
 
     fn batonctl(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_batonctl"));
-        forget_settings(&mut command);
-        command.arg("--runtime-dir").arg(self.run()).args(args).stdin(Stdio::null());
-        die_with_us(&mut command);
-        command
+        batonctl(self.0.path(), args)
     }
 
     /// A supervisor that is in this phase and answers `promote` and `rollback` with these lines, then hangs up if it is
@@ -100,22 +96,13 @@ fn status(color: &str, phase: &str) -> Status {
         uptime_seconds: 1.0,
         phase: phase.into(),
         peer: None,
+        upgrade: None,
         last_takeover: None,
         listen: vec![],
         backplane: "embedded".into(),
         backplane_degraded: None,
         slots: vec![],
     }
-}
-
-fn promote(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(baton());
-    forget_settings(&mut command);
-    let (run, state) = (dir.join("run"), dir.join("state"));
-    command.args(["promote", "--runtime-dir"]).arg(run).arg("--state-dir").arg(state).args(args);
-    command.stdin(Stdio::null());
-    die_with_us(&mut command);
-    command
 }
 
 /// What was printed and what was complained of, of a command that must end with this code.
@@ -310,7 +297,7 @@ fn a_new_generation_that_cannot_start_disturbs_nobody() {
     let service = Builder::new().with("--workers", 1).start();
     let before = service.worker_pids();
     // No address of this machine (RFC 5737).
-    let (page, said) = ended(&mut promote(service.dir(), &["--listen", "192.0.2.1:9"]), 1);
+    let (page, said) = ended(&mut promotion(service.dir(), &["--listen", "192.0.2.1:9"]), 1);
     let pid = service.pid();
     assert!(page.contains(&format!("starting green beside blue (pid {pid})")), "{page}");
     assert!(said.contains(&format!("green did not start: blue (pid {pid}) goes on serving")), "{said}");

@@ -1,6 +1,7 @@
 //! One generation takes over from another, and no client notices.
 
 mod addresses;
+mod called_off;
 mod faults;
 mod heads;
 mod limits;
@@ -9,6 +10,7 @@ mod random;
 mod redis;
 mod refusals;
 mod rooms;
+mod upgrades;
 mod ways;
 
 use std::time::Duration;

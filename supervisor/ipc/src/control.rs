@@ -69,7 +69,8 @@ pub enum Command {
         #[serde(default)]
         keep_old: bool,
     },
-    /// Give everything back to the old generation that was kept, and exit.
+    /// Give everything back to the old generation that was kept, and exit. Or, while a takeover or an upgrade is under way, call
+    /// that off: [`Output::Text`].
     Rollback,
     /// Start the installed binary, which takes over in place of this one.
     Upgrade,
@@ -393,6 +394,9 @@ pub struct Status {
     /// The other generation, while there is one.
     #[serde(default)]
     pub peer: Option<PeerStatus>,
+    /// An upgrade that is under way.
+    #[serde(default)]
+    pub upgrade: Option<UpgradeStatus>,
     /// The takeover by which this generation came to serve; none: it was started alone.
     #[serde(default)]
     pub last_takeover: Option<PastTakeover>,
@@ -413,6 +417,19 @@ pub struct PeerStatus {
     pub generation: Generation,
     /// `serves`, `stands by` or `is kept for a rollback`.
     pub role: String,
+}
+
+/// A program that was started to take over under the same color.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpgradeStatus {
+    /// Its path.
+    pub program: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since it was started.
+    pub since_seconds: f64,
+    /// Until it is killed, unless it has come further by then.
+    pub left_seconds: f64,
 }
 
 /// A backplane that is away, or does not do all it should.

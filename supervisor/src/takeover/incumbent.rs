@@ -76,6 +76,9 @@ impl Supervisor<'_> {
                 role.words()
             ));
         }
+        if let Some(upgrade) = self.upgrading.as_ref().filter(|_| generation.color != self.settings.color) {
+            return Err(upgrade.words());
+        }
         if backplane != self.settings.backplane {
             return Err(format!(
                 "counts would part: its backplane is {}, and the new one's {backplane}",
@@ -164,6 +167,10 @@ impl Supervisor<'_> {
                 self.resuming = true;
                 self.say_resumed();
             }
+            // It was killed, and what it has got comes back: there is nobody to leave to.
+            Message::Retire { .. } if self.is_upgrade_ending() => {
+                tracing::warn!("the successor said its last word late")
+            }
             Message::Retire { keep } => {
                 if !keep {
                     self.leave_to_successor();
@@ -176,8 +183,7 @@ impl Supervisor<'_> {
                     self.all_accept(false);
                 } else {
                     tracing::info!("handed over; ending");
-                    self.retired = true;
-                    self.peer = None;
+                    self.successor = self.peer.take().map(|peer| peer.generation);
                     self.shut_down(None);
                 }
             }

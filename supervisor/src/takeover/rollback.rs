@@ -1,7 +1,7 @@
 //! What becomes of a takeover that does not come to its end: everything goes back, or stays with who is left.
 
 use baton_ipc::Slot;
-use baton_ipc::control::{ErrorCode, Output, Reply};
+use baton_ipc::control::{ErrorCode, Generation, Output, Reply};
 use baton_ipc::scoreboard::Outcome;
 use baton_ipc::takeover::Message;
 
@@ -10,7 +10,7 @@ use super::successor::{ANSWER, Driver, HANDING, Stage, Why, Wishes};
 use crate::Error;
 use crate::control::ClientId;
 use crate::supervisor::{Phase, Supervisor};
-use crate::transfer::Purpose;
+use crate::transfer::{Purpose, Receipt};
 
 impl Supervisor<'_> {
     /// A rollback that an operator has asked for is not possible: everything stays here.
@@ -49,10 +49,45 @@ impl Supervisor<'_> {
             Stage::Handing { .. } | Stage::Verifying | Stage::Retiring { .. } => {}
         }
         tracing::error!(cause, "the takeover is rolled back");
+        self.go_back(cause, Why::Failed(cause.to_owned()));
+    }
+
+    /// Calls off a takeover that is under way, for an operator: every client goes back, and this generation ends.
+    fn call_off_takeover(&mut self, client: ClientId) -> Result<(), (ErrorCode, String)> {
+        let Some(driver) = &self.driver else { return Ok(()) };
+        match driver.stage {
+            Stage::Retiring { .. } => {
+                return Err((ErrorCode::Failed, "too late: this generation has taken over".to_owned()));
+            }
+            Stage::Resuming { .. } | Stage::GivingBack { .. } => {
+                return Err((ErrorCode::Busy, "everything goes back already".to_owned()));
+            }
+            _ if self.peer.is_none() => {
+                return Err((
+                    ErrorCode::Failed,
+                    "the old generation is gone: there is nobody to go back to".to_owned(),
+                ));
+            }
+            Stage::Preflight => self.given_back(&Why::CalledOff(client)),
+            Stage::Switching { .. } | Stage::Canary { .. } | Stage::Watching { .. } | Stage::Checking => {
+                self.go_back("called off", Why::CalledOff(client));
+            }
+            Stage::Handing { .. } | Stage::Verifying => self.go_back("called off", Why::CalledOff(client)),
+        }
+        Ok(())
+    }
+
+    fn go_back(&mut self, cause: &str, why: Why) {
         self.step(&format!("rolling back: {cause}"));
         // The incumbent calls off what is under way, and says when that has come to an end.
         self.transfers.retain(|transfer| transfer.purpose != Purpose::Takeover);
-        self.set_stage(Stage::Resuming { why: Why::Failed(cause.to_owned()), deadline: self.now + ANSWER });
+        self.probe_wanted = None;
+        self.end_probe();
+        if let Some(driver) = &mut self.driver {
+            // From now on it counts who goes back.
+            driver.receipt = Receipt::default();
+        }
+        self.set_stage(Stage::Resuming { why, deadline: self.now + ANSWER });
         self.take_role(Role::Incumbent);
         self.all_accept(false);
         self.say(&Message::Resume, &[]);
@@ -65,6 +100,27 @@ impl Supervisor<'_> {
             Why::Failed(cause) => {
                 self.tally(Outcome::RolledBack);
                 self.fail(driver.client, cause);
+            }
+            Why::CalledOff(client) => {
+                let (was_preflight, from) = (matches!(driver.stage, Stage::Preflight), self.generation());
+                let to = self.peer.as_ref().map_or_else(|| from.clone(), |peer| peer.generation.clone());
+                let Generation { color, pid, .. } = &to;
+                let receipt = driver.finish(from, to.clone(), false);
+                let moved = match receipt.handed {
+                    0 => String::new(),
+                    handed => format!("{handed} connections went back; "),
+                };
+                let message = format!("the takeover was called off: {moved}{color} (pid {pid}) serves as before");
+                tracing::warn!(event = "takeover_called_off", handed = receipt.handed, "{message}");
+                self.reply(Some(*client), Reply::Done { output: Output::Text { message: message.clone() } });
+                self.reply(driver.client, Reply::Error { code: ErrorCode::Failed, message });
+                self.unstore_listeners();
+                if !was_preflight {
+                    self.tally(Outcome::RolledBack);
+                    // So that the end is not counted as a withdrawal on top.
+                    self.phase = Phase::Running;
+                }
+                self.shut_down(None);
             }
             Why::Asked => {
                 let to = self.peer.as_ref().map_or_else(|| self.generation(), |peer| peer.generation.clone());
@@ -91,11 +147,20 @@ impl Supervisor<'_> {
 
     /// Gives everything back to the old generation, and ends.
     pub(crate) fn begin_rollback(&mut self, client: ClientId) -> Result<(), (ErrorCode, String)> {
-        if self.driver.is_some() || self.operation.is_some() || !self.transfers.is_empty() {
+        if self.upgrading.is_some() {
+            return self.call_off_upgrade(client);
+        }
+        if self.driver.is_some() {
+            return self.call_off_takeover(client);
+        }
+        if self.operation.is_some() || !self.transfers.is_empty() {
             return Err((ErrorCode::Busy, "something else is not finished yet".to_owned()));
         }
         if self.peer.as_ref().is_none_or(|peer| peer.role != Role::Kept) {
-            return Err((ErrorCode::Failed, "no old generation was kept (`baton promote --keep-old`)".to_owned()));
+            return Err((
+                ErrorCode::Failed,
+                "no takeover is under way, and no old generation was kept (`baton promote --keep-old`)".to_owned(),
+            ));
         }
         let stage = Stage::Resuming { why: Why::Asked, deadline: self.now + ANSWER };
         self.driver = Some(Driver::begin(Some(client), Wishes::default(), stage, self.now));

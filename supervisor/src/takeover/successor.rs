@@ -46,7 +46,7 @@ pub(crate) struct Driver {
     begun: Instant,
     /// Of the other generation: its workers, and the connections that they had when they stopped accepting.
     pub(super) workers: Vec<(Slot, u64)>,
-    receipt: Receipt,
+    pub(super) receipt: Receipt,
     next_progress: Instant,
 }
 
@@ -78,8 +78,10 @@ pub(super) enum Stage {
 /// Why everything goes back.
 #[derive(Clone, Debug)]
 pub(super) enum Why {
-    /// An operator wants it.
+    /// An operator wants the generation back that was kept.
     Asked,
+    /// An operator, who waits for an answer, does not want the takeover to go on.
+    CalledOff(ClientId),
     /// The takeover has failed, by this cause.
     Failed(String),
 }
