@@ -74,7 +74,7 @@ const CONNECT: &str = "connect";
 const JSON: &str = "json";
 
 /// Settings that a takeover decides itself.
-const DECIDED: [&str; 2] = ["color", "takeover"];
+const DECIDED: [&str; 3] = ["color", "takeover", "foreground-parent"];
 
 /// The command line's grammar.
 pub(crate) fn command() -> Command {

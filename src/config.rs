@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use baton_supervisor::Takeover;
+use baton_supervisor::{ForegroundParent, Takeover};
 
 use crate::logging;
 
@@ -150,6 +150,7 @@ impl Config {
                 start_timeout: Duration::ZERO,
                 hang_timeout: Duration::ZERO,
                 takeover: Takeover::Never,
+                foreground_parent: ForegroundParent::Auto,
                 max_generations: 0,
                 control_group: None,
                 backplane: String::new(),

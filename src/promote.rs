@@ -139,7 +139,7 @@ impl Promotion<'_> {
             self.display.remark(&format!("starting {new} beside {}", plan.old));
             return Started::unit(new).map_err(Failure::Failed);
         }
-        let sources = sources.with("color", plan.color).with("takeover", "wait");
+        let sources = sources.with("color", plan.color).with("takeover", "wait").with("foreground-parent", "never");
         // What it would refuse itself is better refused here.
         config::load(&sources).map_err(Failure::Configuration)?;
         self.display.remark(&format!("starting {} beside {}", plan.color, plan.old));

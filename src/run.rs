@@ -3,9 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use baton_ipc::{Endpoint, Inheritance, Scoreboard, Side, Slot};
+use baton_supervisor::{Line, Split};
 use baton_worker::redis;
 use baton_worker::store::{self, LastMember, Membership};
 use baton_worker::{App, Hooks};
@@ -14,9 +15,24 @@ use nix::sys::stat::{Mode, umask};
 use crate::config::{self, Config, Loaded, Sources};
 use crate::{logging, probe};
 
+/// How long the workers of a dead supervisor may take beyond their drain, until the process in front of it ends.
+const ORPHANS_GRACE: Duration = Duration::from_secs(2);
+
 /// Serves until told to end. What stands in the way of a start is told on standard error, before anything is bound.
 pub(crate) fn run<A: App>(loaded: Loaded, sources: Sources, app: A) -> ExitCode {
-    match serve(loaded, sources, app) {
+    let supervisor = &loaded.config.supervisor;
+    let parent = match supervisor.foreground_parent.is_wanted() {
+        true => match baton_supervisor::split(supervisor.drain_timeout + ORPHANS_GRACE) {
+            Ok(Split::Parent(code)) => return ExitCode::from(code),
+            Ok(Split::Supervisor(line)) => Some(line),
+            Err(error) => {
+                eprintln!("baton: {error}");
+                return ExitCode::FAILURE;
+            }
+        },
+        false => None,
+    };
+    match serve(loaded, sources, app, parent) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("baton: {reason}");
@@ -25,7 +41,7 @@ pub(crate) fn run<A: App>(loaded: Loaded, sources: Sources, app: A) -> ExitCode 
     }
 }
 
-fn serve<A: App>(loaded: Loaded, sources: Sources, app: A) -> Result<(), String> {
+fn serve<A: App>(loaded: Loaded, sources: Sources, app: A, parent: Option<Line>) -> Result<(), String> {
     let Loaded { config, file, .. } = loaded;
     close_to_others();
     logging::start_supervisor(&config.logging, &config.supervisor.color).map_err(|error| error.to_string())?;
@@ -36,7 +52,7 @@ fn serve<A: App>(loaded: Loaded, sources: Sources, app: A) -> Result<(), String>
     let (_, membership) = store::prepare(&config.worker.state_dir).map_err(|error| error.to_string())?;
     let settings = config.supervisor.clone();
     let mut service = Runner { app: Some(app), sources, config, membership: Some(membership) };
-    let outcome = baton_supervisor::run(settings, &mut service).map_err(|error| error.to_string());
+    let outcome = baton_supervisor::run(settings, &mut service, parent).map_err(|error| error.to_string());
     service.leave_store();
     logging::shutdown();
     outcome

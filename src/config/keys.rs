@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use baton_ipc::MAX_SLOTS;
-use baton_supervisor::Takeover;
+use baton_supervisor::{ForegroundParent, Takeover};
 use baton_worker::SecretKey;
 use baton_worker::redis::Address;
 
@@ -61,6 +61,13 @@ pub(crate) const KEYS: &[Key] = &[
     })
     .default("never")
     .help("Take over from a generation that runs already: never; wait, for promote; now, once ready"),
+    Key::one("foreground-parent", Service, "WHEN", |c, v| {
+        use ForegroundParent::{Always, Auto, Never};
+        c.supervisor.foreground_parent = word(v, &[("auto", Auto), ("always", Always), ("never", Never)])?;
+        Ok(())
+    })
+    .default("auto")
+    .help("Keep one process in front of all generations: auto (in a container, below tini, runit, …), always or never"),
     Key::one("max-generations", Service, "N", |c, v| {
         c.supervisor.max_generations = number(v, 1..=2)? as u16;
         Ok(())

@@ -36,7 +36,8 @@
 //!
 //! # What a caller has to know
 //!
-//! [`run`] must be called by a process with one thread: it forks. In the children it does not return.
+//! [`run`] must be called by a process with one thread: it forks. In the children it does not return. So must [`split`], before
+//! it, where a process has to stay in front of all generations.
 #![deny(unsafe_code)]
 
 mod backoff;
@@ -44,11 +45,13 @@ mod client;
 mod commands;
 mod control;
 mod error;
+mod family;
 mod inquiry;
 mod lending;
 mod listeners;
 mod notify;
 mod operation;
+mod parent;
 mod passed;
 mod place;
 mod process;
@@ -76,6 +79,7 @@ use std::rc::Rc;
 use baton_ipc::{Endpoint, Inheritance, Scoreboard, Side, Slot};
 
 pub use error::Error;
+pub use parent::{ForegroundParent, Line, Split, split};
 pub use program::started_as;
 pub use settings::{Settings, Takeover};
 
@@ -108,11 +112,14 @@ pub trait Service {
 ///
 /// # Errors
 /// An address or the control socket is taken; or, later, every slot has given up. Files are cleaned up in any case.
-pub fn run(settings: Settings, service: &mut dyn Service) -> Result<(), Error> {
-    let mut supervisor = Supervisor::new(settings, service)?;
+///
+/// `parent`: of a process that [`split`] has made.
+pub fn run(settings: Settings, service: &mut dyn Service, parent: Option<Line>) -> Result<(), Error> {
+    let mut supervisor = Supervisor::new(settings, service, parent)?;
     match supervisor.run() {
         Ending::Done(result) => {
             supervisor.clean_up();
+            supervisor.part_from_parent(result.is_ok());
             match &result {
                 Ok(()) => tracing::info!("ended"),
                 Err(error) => tracing::error!(%error, "ended"),

@@ -38,8 +38,8 @@ enum Weight {
 }
 
 impl Notifier {
-    /// From the environment that the service manager has set.
-    pub(crate) fn from_environment(now: Instant) -> Notifier {
+    /// From the environment that the service manager has set for a process with this pid.
+    pub(crate) fn from_environment(now: Instant, known_pid: u32) -> Notifier {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|address| match connect(address.as_bytes()) {
             Ok(socket) => Some(socket),
             Err(error) => {
@@ -48,7 +48,7 @@ impl Notifier {
             }
         });
         let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-        let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(known_pid));
         let watchdog = number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0).map(|usec| {
             // Half of it, as sd_watchdog_enabled(3) recommends.
             (Duration::from_micros(usec / 2), now)

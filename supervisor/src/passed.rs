@@ -38,11 +38,11 @@ pub(crate) struct Sorted {
     pub(crate) useless: Vec<String>,
 }
 
-/// Takes what was passed to this process. A second time there is nothing.
-pub(crate) fn take() -> Result<Vec<Passed>, Error> {
+/// Takes what was passed to a process with this pid, which is this one or has forked it. A second time there is nothing.
+pub(crate) fn take(known_pid: u32) -> Result<Vec<Passed>, Error> {
     let number = |name| env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     // Variables of a parent, for whom they were meant.
-    if number("LISTEN_PID") != Some(std::process::id()) {
+    if number("LISTEN_PID") != Some(known_pid) {
         return Ok(vec![]);
     }
     let refuse = |reason: String| Error::Passed { name: "LISTEN_FDS".to_owned(), reason };

@@ -11,7 +11,7 @@ use baton_ipc::{Channel, Slot};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::{ForkResult, Pid, setpgid};
 
 use crate::sys;
 
@@ -69,6 +69,20 @@ pub(crate) fn fork(side: Side, now: Instant) -> io::Result<Fork> {
                 Err(error)
             }
         },
+    }
+}
+
+/// Forks a process that leads a process group of its own: a Ctrl-C of the terminal is for the parent to pass on. Returns its
+/// pid, and none in the child. The caller must be the only thread of its process.
+pub(crate) fn fork_group() -> io::Result<Option<Pid>> {
+    flush();
+    // SAFETY: as above, the process has one thread.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+            Ok(None)
+        }
+        ForkResult::Parent { child } => Ok(Some(child)),
     }
 }
 

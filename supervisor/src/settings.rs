@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use baton_ipc::Endpoint;
 
+use crate::parent::ForegroundParent;
+
 /// Plain values; the supervisor reads no configuration itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -26,6 +28,8 @@ pub struct Settings {
     pub hang_timeout: Duration,
     /// Whether to take over from a generation that runs already.
     pub takeover: Takeover,
+    /// Whether a process stays in front of all generations.
+    pub foreground_parent: ForegroundParent,
     /// How many generations there may be side by side, this one included.
     pub max_generations: u16,
     /// A group whose members may use the control socket, beside root and the service's own user.
@@ -53,6 +57,7 @@ impl Settings {
             ("listen", self.listen != new.listen),
             ("color", self.color != new.color),
             ("runtime-dir", self.runtime_dir != new.runtime_dir),
+            ("foreground-parent", self.foreground_parent != new.foreground_parent),
             ("control-group", self.control_group != new.control_group),
         ];
         let changed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();

@@ -14,6 +14,7 @@ use crate::inquiry::Inquiry;
 use crate::listeners::Listeners;
 use crate::notify::Notifier;
 use crate::operation::{Move, Operation};
+use crate::parent::Line;
 use crate::passed::{self, Sorted};
 use crate::place::Place;
 use crate::process::{self, Fork};
@@ -108,6 +109,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) end_wanted: bool,
     /// The successor wants to know when it may give back.
     pub(crate) resuming: bool,
+    /// The line to a process that stays in front of all generations.
+    pub(crate) parent: Option<Line>,
     /// Who has got everything that this generation had.
     pub(crate) successor: Option<Generation>,
     /// What an upgrade starts: the path by which this process was started.
@@ -127,15 +130,20 @@ pub(crate) struct Supervisor<'a> {
 
 impl<'a> Supervisor<'a> {
     /// Takes the addresses, and forks nothing yet.
-    pub(crate) fn new(settings: Settings, service: &'a mut dyn Service) -> Result<Supervisor<'a>, Error> {
+    pub(crate) fn new(
+        settings: Settings,
+        service: &'a mut dyn Service,
+        parent: Option<Line>,
+    ) -> Result<Supervisor<'a>, Error> {
         if !(1..=MAX_SLOTS).contains(&settings.workers) {
             return Err(Error::Workers(settings.workers));
         }
         let program = program::started_as().map_err(Error::system("find the program of this process"))?;
         let signals = Signals::block().map_err(Error::system("take signals"))?;
         let now = Instant::now();
-        let mut notifier = Notifier::from_environment(now);
-        let Sorted { sockets: given, kept, useless } = passed::sort(passed::take()?, &settings.listen)?;
+        let known_pid = parent.as_ref().map_or_else(std::process::id, Line::known_pid);
+        let mut notifier = Notifier::from_environment(now, known_pid);
+        let Sorted { sockets: given, kept, useless } = passed::sort(passed::take(known_pid)?, &settings.listen)?;
         useless.iter().for_each(|name| notifier.unstore(name));
         let lock = control::lock(&settings.runtime_dir)?;
         let mut joined = Joined::join(&settings)?;
@@ -159,6 +167,8 @@ impl<'a> Supervisor<'a> {
             door.remove_file();
         };
         let listeners = listeners.inspect_err(|_| clean_up())?;
+        // One of our own goes before that of the incumbent, whose parent may be gone.
+        let parent = parent.or_else(|| joined.as_mut()?.parent.take());
         let (board, peer) = match joined {
             Some(Joined { channel, incumbent, board, .. }) => {
                 let peer = Peer { channel, generation: incumbent, role: Role::Incumbent, tallied: 0 };
@@ -219,6 +229,7 @@ impl<'a> Supervisor<'a> {
             upgrading: None,
             end_wanted: false,
             resuming: false,
+            parent,
             successor: None,
             program,
             side: own_side,
@@ -390,6 +401,10 @@ impl<'a> Supervisor<'a> {
             let took_ms = self.now.duration_since(self.started).as_millis() as u64;
             tracing::info!(workers = serving, took_ms, "running");
         }
+        let serves = self.phase == Phase::Running && self.accepting();
+        if let Some(parent) = self.parent.as_mut().filter(|_| self.phase != Phase::Draining) {
+            parent.serves(serves);
+        }
         let verb = match self.phase {
             Phase::Draining => ", draining",
             Phase::Standby => ", standing by",
@@ -436,6 +451,17 @@ impl<'a> Supervisor<'a> {
 
     pub(crate) fn terms(&self) -> Terms {
         Terms { start_timeout: self.settings.start_timeout, drain_timeout: self.settings.drain_timeout }
+    }
+
+    /// Says how this generation ends to the process that stays in front of it.
+    pub(crate) fn part_from_parent(&mut self, well: bool) {
+        let Some(parent) = self.parent.take() else { return };
+        parent.ends(match &self.successor {
+            Some(_) => Ok(()),
+            None => Err(u8::from(!well)),
+        });
+        // The end of this process closes it: there is more to do until then, and the parent waits for it.
+        std::mem::forget(parent);
     }
 
     /// Removes what the outside sees of us.

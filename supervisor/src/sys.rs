@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, OsStr};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -43,6 +43,22 @@ impl Signals {
         dispose(Signal::SIGCHLD, SigHandler::SigDfl)?;
         dispose(Signal::SIGPIPE, SigHandler::SigIgn)?;
         Ok(Signals(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+    }
+
+    /// As [`Signals::block`], and SIGCHLD as well.
+    pub(crate) fn block_with_children() -> io::Result<Signals> {
+        let mask: SigSet = UNDERSTOOD.into_iter().chain([Signal::SIGCHLD]).collect();
+        mask.thread_block()?;
+        dispose(Signal::SIGCHLD, SigHandler::SigDfl)?;
+        dispose(Signal::SIGPIPE, SigHandler::SigIgn)?;
+        Ok(Signals(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+    }
+
+    /// Lets them come again as they did before.
+    pub(crate) fn unblock(self) -> io::Result<()> {
+        let mask: SigSet = UNDERSTOOD.into_iter().chain([Signal::SIGCHLD]).collect();
+        mask.thread_unblock()?;
+        Ok(())
     }
 
     /// The next one that has arrived.
@@ -145,6 +161,21 @@ fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
             Err(Errno::ERANGE) if count > groups.len() => groups.resize(count, 0),
             Err(errno) => return Err(errno.into()),
         }
+    }
+}
+
+/// Closes all descriptors beyond standard error but these, such as listening sockets that were passed to this process
+/// (`close_range(2)`; before Linux 5.9 they stay open).
+pub(crate) fn close_others(kept: &[RawFd]) {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| *fd as u32).collect();
+    kept.sort_unstable();
+    let mut from = 3;
+    for end in kept.into_iter().chain([u32::MAX]) {
+        if from < end {
+            // SAFETY: takes integers. Nothing in this process owns a descriptor but those that are kept, as the caller makes sure.
+            unsafe { libc::syscall(libc::SYS_close_range, from, if end == u32::MAX { end } else { end - 1 }, 0) };
+        }
+        from = end.saturating_add(1);
     }
 }
 

@@ -1,5 +1,6 @@
 //! One baton: supervisor, workers, directories, log.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -25,6 +26,8 @@ use super::{Client, Redis, SOON, eventually, executable, http, within};
 #[derive(Clone)]
 pub struct Builder {
     program: PathBuf,
+    /// The program that starts it, and its arguments.
+    outer: Vec<OsString>,
     args: Vec<String>,
     env: Vec<(String, String)>,
     dir: Arc<TempDir>,
@@ -62,6 +65,7 @@ impl Builder {
         let dir = tempfile::Builder::new().prefix("baton-test-").tempdir().expect("a temporary directory");
         Builder {
             program: baton(),
+            outer: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
             dir: Arc::new(dir),
@@ -76,6 +80,19 @@ impl Builder {
     /// Another program with baton's commands.
     pub fn program(mut self, path: PathBuf) -> Builder {
         self.program = path;
+        self
+    }
+
+    /// In the directory of a service that there is.
+    pub fn dir_of(mut self, service: &Service) -> Builder {
+        self.dir = Arc::clone(&service.dir);
+        self
+    }
+
+    /// Started by another program, with these arguments before its own.
+    pub fn within(mut self, outer: Command) -> Builder {
+        let words = std::iter::once(outer.get_program()).chain(outer.get_args());
+        self.outer = words.map(|word| word.to_os_string()).collect();
         self
     }
 
@@ -145,7 +162,9 @@ impl Builder {
 
     /// The command, ready to run; its standard error goes to `log`.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut words = self.outer.iter().map(OsString::as_os_str).chain([self.program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words);
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log file");
         let state = self.state_dir.clone().unwrap_or_else(|| self.dir.path().join("state"));
         command

@@ -82,6 +82,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("color", "red", "blue or green"),
     ("control-group", "no-such-group-here", "the name of a group of this machine; or none"),
     ("drain-timeout", "10s", "from 100ms to 9s"),
+    ("foreground-parent", "yes", "auto or always or never"),
     ("handshake-timeout", "0s", "from 100ms to 10m"),
     ("hang-timeout", "-1s", "a duration with its unit"),
     ("heartbeat-interval", "half a minute", "a duration with its unit"),

@@ -24,6 +24,7 @@ mod nginx;
 mod oracle;
 mod package;
 mod page;
+mod parent;
 mod permissions;
 mod promote;
 mod protocol;

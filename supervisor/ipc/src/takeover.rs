@@ -29,7 +29,8 @@ pub enum Message {
         /// Why.
         reason: String,
     },
-    /// Incumbent: the scoreboard, as the descriptor beside this; one [`Message::Listeners`] a slot follows.
+    /// Incumbent: the scoreboard, as the last descriptor beside this; before it the line to a process that stays in front of all
+    /// generations, if there is one; one [`Message::Listeners`] a slot follows.
     Welcome {
         /// Who serves.
         generation: Generation,

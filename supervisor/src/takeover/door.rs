@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{door_path, generation};
+use crate::parent::Line;
 use crate::settings::{Settings, Takeover};
 use crate::socket_file::identity;
 use crate::sys;
@@ -39,6 +40,8 @@ pub(crate) struct Joined {
     /// By slot, in the order of the addresses.
     pub(crate) sockets: Vec<Vec<OwnedFd>>,
     pub(crate) board: Scoreboard,
+    /// The line to a process that stays in front of all generations, if there is one.
+    pub(crate) parent: Option<Line>,
     /// It has our color: this is an upgrade.
     pub(crate) same_color: bool,
 }
@@ -156,6 +159,7 @@ fn greet(channel: Channel, settings: &Settings) -> Result<Joined, String> {
         (other, _) => return Err(format!("it answers with {other:?}")),
     };
     let board = memfd.pop().ok_or("it sent no scoreboard")?;
+    let parent = memfd.pop().map(Line::inherited);
     let board = Scoreboard::adopt(board).map_err(|error| error.to_string())?;
     let mut sockets = Vec::new();
     for slot in 0..slots {
@@ -170,7 +174,7 @@ fn greet(channel: Channel, settings: &Settings) -> Result<Joined, String> {
     for (socket, endpoint) in found {
         listeners::ensure_is(socket, endpoint)?;
     }
-    Ok(Joined { channel, incumbent, configured, bound, sockets, board, same_color: false })
+    Ok(Joined { channel, incumbent, configured, bound, sockets, board, parent, same_color: false })
 }
 
 fn receive(line: &Channel, end: Instant) -> Result<(Message, Vec<OwnedFd>), String> {

@@ -102,7 +102,9 @@ impl Supervisor<'_> {
             bound: self.listeners.endpoints().to_vec(),
             slots: self.listeners.slots(),
         };
-        channel.send(&welcome, &[self.board.memfd()])?;
+        let parent = self.parent.as_ref().map(AsFd::as_fd);
+        let beside: Vec<BorrowedFd<'_>> = parent.into_iter().chain([self.board.memfd()]).collect();
+        channel.send(&welcome, &beside)?;
         for slot in 0..self.listeners.slots() {
             let sockets: Vec<BorrowedFd<'_>> =
                 self.listeners.of(slot).iter().map(|listener| listener.socket.as_fd()).collect();

@@ -19,6 +19,9 @@ use crate::supervisor::Supervisor;
 /// before this.
 const TAKING: Duration = HANDING.saturating_add(ANSWER.saturating_mul(4));
 
+/// Flags that the incumbent decides.
+const OWN: [&str; 2] = ["--takeover", "--foreground-parent"];
+
 /// An upgrade that is under way.
 #[derive(Debug)]
 pub(crate) struct Upgrade {
@@ -75,8 +78,9 @@ impl Supervisor<'_> {
         let program = self.program.clone();
         let mut command = Command::new(&program);
         command
-            .args(without_takeover(std::env::args_os().skip(1)))
+            .args(without_own(std::env::args_os().skip(1)))
             .env("BATON_TAKEOVER", "now")
+            .env("BATON_FOREGROUND_PARENT", "never")
             .env_remove("WATCHDOG_PID")
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS")
@@ -248,12 +252,14 @@ fn file_of(generation: &Generation) -> String {
 }
 
 /// How we were started ourselves says nothing about this one, and a flag would win over the environment.
-fn without_takeover(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+fn without_own(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut kept = Vec::new();
     let mut is_value = false;
     for argument in arguments {
-        let is_flag = argument == "--takeover";
-        if !is_flag && !is_value && !argument.to_string_lossy().starts_with("--takeover=") {
+        let is_flag = OWN.iter().any(|flag| argument == *flag);
+        let text = argument.to_string_lossy();
+        let with_value = text.split_once('=').is_some_and(|(flag, _)| OWN.contains(&flag));
+        if !is_flag && !is_value && !with_value {
             kept.push(argument);
         }
         is_value = is_flag;
@@ -266,9 +272,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_arguments_but_one_are_passed_on() {
+    fn all_arguments_but_its_own_are_passed_on() {
         let given = ["run", "--takeover", "wait", "--color", "green", "--takeover=now", "--workers", "2"];
-        let kept = without_takeover(given.iter().map(OsString::from));
+        let given = given.into_iter().chain(["--foreground-parent", "always", "--foreground-parent=auto"]);
+        let kept = without_own(given.map(OsString::from));
         assert_eq!(kept, ["run", "--color", "green", "--workers", "2"]);
     }
 

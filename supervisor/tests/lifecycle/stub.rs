@@ -32,6 +32,7 @@ pub(crate) fn serve(arguments: &[String]) -> i32 {
     let [color, address, workers, directory] = arguments else { panic!("four arguments") };
     let ms = |name, default| std::env::var(name).map_or(default, |text: String| text.parse().unwrap());
     let settings = Settings {
+        foreground_parent: baton_supervisor::ForegroundParent::Never,
         color: color.clone(),
         version: "0.0.0-test",
         listen: vec![Endpoint::Tcp(address.parse().unwrap())],
@@ -45,7 +46,7 @@ pub(crate) fn serve(arguments: &[String]) -> i32 {
         control_group: None,
         backplane: "none".into(),
     };
-    match baton_supervisor::run(settings.clone(), &mut Stub(settings)) {
+    match baton_supervisor::run(settings.clone(), &mut Stub(settings), None) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("{error}");
