@@ -168,6 +168,7 @@ impl Config {
                 ws_base_url: String::new(),
                 secret_key: None,
                 allowed_origins: Vec::new(),
+                debug: false,
                 trusted_proxies: Vec::new(),
                 per_address: baton_worker::PerAddress::default(),
                 retry_spread: Duration::ZERO,

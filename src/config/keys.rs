@@ -82,10 +82,10 @@ pub(crate) const KEYS: &[Key] = &[
     .also(&[variable("WS_BASE_URL")])
     .help("What clients dial, as the test page shows it"),
     Key::list("allowed-origins", Service, "ORIGIN", |c, v| {
-        c.worker.allowed_origins = v.iter().map(|text| values::origin(text)).collect::<Result<_, _>>()?;
+        c.worker.allowed_origins = v.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
         Ok(())
     })
-    .help("Web origins that may connect; may be repeated; without it: any"),
+    .help("Web origins that may connect, such as https://example.org or https://*.example.org; may be repeated; without it: any"),
     Key::list("trusted-proxies", Service, "PROXY", |c, v| {
         c.worker.trusted_proxies = v.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
         Ok(())
@@ -233,7 +233,19 @@ pub(crate) const KEYS: &[Key] = &[
         Ok(())
     })
     .default("10s")
-    .help("How long a request's head may take, and an idle HTTP connection stay"),
+    .help("How long a request's head may take"),
+    Key::one("keep-alive-timeout", Limits, "DURATION", |c, v| {
+        c.worker.limits.keep_alive_timeout = duration(v, MS_100..=60 * MINUTE)?;
+        Ok(())
+    })
+    .default("75s")
+    .help("How long an HTTP connection may wait for its next request"),
+    Key::one("max-header-size", Limits, "SIZE", |c, v| {
+        c.worker.limits.max_header_size = size(v, KIB..=MIB)? as usize;
+        Ok(())
+    })
+    .default("16KiB")
+    .help("A larger head of a request is 431"),
     Key::one("max-handshakes", Limits, "N", |c, v| {
         c.worker.limits.max_handshakes = number(v, 1..=1_000_000)? as usize;
         Ok(())
@@ -245,7 +257,7 @@ pub(crate) const KEYS: &[Key] = &[
         Ok(())
     })
     .default("30s")
-    .help("How long a client may leave output untaken"),
+    .help("How long a client may leave output untaken, WebSocket or not"),
     Key::one("message-timeout", Limits, "DURATION", |c, v| {
         c.worker.limits.message_timeout = duration(v, MS_100..=60 * MINUTE)?;
         Ok(())
@@ -340,11 +352,12 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     Key::one("log-format", Logs, "FORMAT", |c, v| {
         c.logging.format = word(v, &[("json", Format::Json), ("pretty", Format::Pretty)])?;
+        c.worker.debug = c.logging.format == Format::Pretty;
         Ok(())
     })
     .default("json")
     .also(&[Variable { name: "DEBUG", read: |value| debug(value).then(|| "pretty".to_owned()) }])
-    .help("json or pretty"),
+    .help("json or pretty; with pretty, browsers that ask for / are sent to /test/"),
     Key::one("log-level", Logs, "LEVEL", |c, v| {
         c.logging.filter = v.parse()?;
         Ok(())

@@ -79,9 +79,10 @@ fn lists_come_in_each_source() {
 fn variables_of_others_are_weaker_than_our_own() {
     let config = loaded(&[], &[("DEBUG", "True"), ("WS_BASE_URL", "wss://a.example")], "");
     assert_eq!((config.logging.format, config.logging.filter), (logging::Format::Pretty, "debug".parse().unwrap()));
-    assert_eq!(config.worker.ws_base_url, "wss://a.example");
+    assert_eq!((config.worker.ws_base_url.as_str(), config.worker.debug), ("wss://a.example", true));
     let config = loaded(&[("log-format", "json")], &[("DEBUG", "1"), ("BATON_LOG_LEVEL", "warn")], "");
     assert_eq!((config.logging.format, config.logging.filter), (logging::Format::Json, "warn".parse().unwrap()));
+    assert!(!config.worker.debug);
     let quiet = logging::Settings { keep: Some(30), max_size: Some(1 << 30), ..logging::Settings::default() };
     assert_eq!(loaded(&[], &[("DEBUG", "False")], "").logging, quiet);
 

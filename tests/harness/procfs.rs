@@ -1,6 +1,7 @@
 //! What the kernel says of a process (`proc_pid_stat(5)`, `proc_pid_status(5)`).
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::unistd::{Pid, SysconfVar, getpgid, sysconf};
@@ -48,4 +49,21 @@ pub fn is_group_alive(group: Pid) -> bool {
         fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut pids = names.filter_map(|name| name.parse().ok()).map(Pid::from_raw);
     pids.any(|pid| getpgid(Some(pid)) == Ok(group) && is_alive(pid))
+}
+
+/// Bytes that the kernel holds of what the `server` has written to the `client`: not sent, or sent and not acknowledged
+/// (`proc_net_tcp(5)`, IPv4). None: there is no such connection any more.
+pub fn unsent(server: SocketAddr, client: SocketAddr) -> Option<u64> {
+    let hex = |address: SocketAddr| match address {
+        SocketAddr::V4(address) => format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port()),
+        SocketAddr::V6(_) => panic!("{address} is not IPv4"),
+    };
+    let (server, client) = (hex(server), hex(client));
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    table.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let is_it = fields.next() == Some(&server) && fields.next() == Some(&client);
+        let (to_send, _) = fields.nth(1).filter(|_| is_it)?.split_once(':')?;
+        u64::from_str_radix(to_send, 16).ok()
+    })
 }

@@ -5,6 +5,7 @@ mod counting;
 mod framing;
 mod handshake;
 mod heartbeat;
+mod origins;
 mod upgrade;
 
 /// First byte of a frame: the last of its message, and its opcode (RFC 6455 section 5.2).

@@ -4,7 +4,7 @@
 //! upgrades with a 503. In that reserve a connection ends after one answer, and the oldest is dropped for a newer one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use baton_ipc::{Endpoint, Listener};
 use nix::errno::Errno;
 use socket2::{Domain, Socket};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 
@@ -24,6 +23,7 @@ use crate::app::App;
 use crate::http;
 use crate::metrics::{Gauge, Refused, Single};
 use crate::proxies::Peer;
+use crate::socket::IntoSocket;
 use crate::worker::Shared;
 
 /// Descriptors kept for what is not a client: epolls, the store, logs, the channel to the supervisor.
@@ -84,6 +84,8 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Handshakes {
     open: RefCell<BTreeMap<u64, (Instant, AbortHandle)>>,
+    /// Those that wait for another request.
+    idle: RefCell<BTreeSet<u64>>,
     next: Cell<u64>,
     max: usize,
     crowded: Cell<bool>,
@@ -95,6 +97,7 @@ impl Handshakes {
     pub(crate) fn new(max: usize) -> Handshakes {
         Handshakes {
             open: RefCell::default(),
+            idle: RefCell::default(),
             next: Cell::new(0),
             max,
             crowded: Cell::new(false),
@@ -114,6 +117,15 @@ impl Handshakes {
         }
     }
 
+    /// The connection that makes room for another, and its age: the oldest that waits for another request, or else the
+    /// oldest.
+    fn first_to_go(&self, grace: Duration) -> Option<(u64, Duration)> {
+        let open = self.open.borrow();
+        let age = |id: &u64| open.get(id).map(|(since, _)| (*id, since.elapsed()));
+        let idle = self.idle.borrow().first().and_then(age).filter(|(_, age)| *age >= grace);
+        idle.or_else(|| open.first_key_value().and_then(|(id, _)| age(id)))
+    }
+
     /// Waits until there is room for one more, or the oldest has had its time and is dropped. A crowd of clients that
     /// never finish their requests thus pushes out its own. Returns whether one was dropped.
     async fn wait_for(&self, room: impl Fn() -> Room) -> bool {
@@ -122,12 +134,12 @@ impl Handshakes {
             if self.len() < most {
                 break;
             }
-            let oldest = self.open.borrow().first_key_value().map(|(id, (since, _))| (*id, since.elapsed()));
-            match oldest {
+            match self.first_to_go(grace) {
                 Some((id, age)) if age >= grace => {
                     if !self.crowded.replace(true) {
                         tracing::warn!(limit = most, "too many HTTP connections at once: dropping the oldest");
                     }
+                    self.idle.borrow_mut().remove(&id);
                     if let Some((_, task)) = self.open.borrow_mut().remove(&id) {
                         task.abort();
                     }
@@ -157,27 +169,22 @@ pub(crate) struct Handshake<A: App> {
     id: u64,
 }
 
+impl<A: App> Handshake<A> {
+    /// Records whether it waits for another request.
+    pub(crate) fn set_idle(&self, idle: bool) {
+        let mut all = self.shared.handshakes.idle.borrow_mut();
+        if idle {
+            all.insert(self.id);
+        } else {
+            all.remove(&self.id);
+        }
+    }
+}
+
 impl<A: App> Drop for Handshake<A> {
     fn drop(&mut self) {
+        self.set_idle(false);
         self.shared.handshakes.open.borrow_mut().remove(&self.id);
-    }
-}
-
-/// The socket under an HTTP connection, given back by tokio when that is a WebSocket or leaves.
-pub(crate) trait IntoSocket: AsyncRead + AsyncWrite + Unpin {
-    /// Takes it out of tokio's epoll.
-    fn into_socket(self) -> io::Result<OwnedFd>;
-}
-
-impl IntoSocket for TcpStream {
-    fn into_socket(self) -> io::Result<OwnedFd> {
-        self.into_std().map(OwnedFd::from)
-    }
-}
-
-impl IntoSocket for UnixStream {
-    fn into_socket(self) -> io::Result<OwnedFd> {
-        self.into_std().map(OwnedFd::from)
     }
 }
 
@@ -206,7 +213,7 @@ where
             shared.hub.borrow().metrics.refused(Refused::Handshakes);
         }
         match next().await {
-            Ok((stream, peer)) => admit(&shared, stream, peer, Vec::new()),
+            Ok((stream, peer)) => admit(&shared, stream, peer, None),
             Err(error) if out_of_resources(&error) => {
                 tracing::warn!(%error, "cannot accept now");
                 tokio::time::sleep(PAUSE).await;
@@ -254,16 +261,20 @@ pub(crate) fn admit_moved<A: App>(shared: &Rc<Shared<A>>, socket: OwnedFd, unrea
     let socket = Socket::from(socket);
     socket.set_nonblocking(true)?;
     if socket.domain()? == Domain::UNIX {
-        admit(shared, UnixStream::from_std(socket.into())?, Peer::Unix, unread);
+        admit(shared, UnixStream::from_std(socket.into())?, Peer::Unix, Some(unread));
     } else {
         let stream = TcpStream::from_std(socket.into())?;
         let peer = stream.peer_addr().map_or(Peer::Gone, Peer::Tcp);
-        admit(shared, stream, peer, unread);
+        admit(shared, stream, peer, Some(unread));
     }
     Ok(())
 }
 
-fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer: Peer, unread: Vec<u8>) {
+fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer: Peer, read_before: Option<Vec<u8>>) {
+    if let Err(error) = stream.tune(&shared.hub.borrow().settings.limits) {
+        tracing::debug!(%error, %peer, "a client left before it was served");
+        return;
+    }
     let handshakes = &shared.handshakes;
     let metrics = shared.hub.borrow().metrics.clone();
     let id = handshakes.next.get();
@@ -271,7 +282,7 @@ fn admit<A: App>(shared: &Rc<Shared<A>>, stream: impl IntoSocket + 'static, peer
     let (counted, crowded) = count(shared, peer);
     let once = crowded || shared.is_in_reserve();
     let handshake = Handshake { shared: shared.clone(), peer, once, counted: Cell::new(counted), id };
-    let serve = http::serve(handshake, stream, unread);
+    let serve = http::serve(handshake, stream, read_before);
     let task = tokio::task::spawn_local(turns_between(shared.clone(), serve));
     handshakes.open.borrow_mut().insert(id, (Instant::now(), task.abort_handle()));
     metrics.gauge(Gauge::Handshakes, handshakes.len() as u64);

@@ -2,10 +2,13 @@
 
 pub(crate) mod admin;
 mod connection;
+mod ending;
 mod error;
 mod handshake;
 mod health;
+mod index;
 mod metrics;
+mod progress;
 mod status;
 mod test;
 mod upgrade;
@@ -26,7 +29,7 @@ use crate::app::App;
 use crate::proxies::Client;
 use crate::token::Token;
 use crate::worker::Shared;
-use connection::Progress;
+use progress::Progress;
 
 pub(crate) use connection::{Departures, Moved, serve};
 
@@ -41,7 +44,7 @@ fn answer<A: App>(
     progress: &Progress,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> {
-    progress.has_body.set(!request.body().is_end_stream());
+    progress.asked(!request.body().is_end_stream());
     let request_id = request_id(&request);
     let Handshake { shared, peer, .. } = handshake;
     let client = Client::of(*peer, request.headers(), &shared.hub.borrow().settings.trusted_proxies);
@@ -50,7 +53,9 @@ fn answer<A: App>(
         return Either::Right(Box::pin(admin::answer(shared, progress, request, request_id, client)));
     }
     let response = route(handshake, progress, &request, &request_id, client);
-    Either::Left(ready(Ok(finish(shared, &request, &request_id, client, response))))
+    let mut response = finish(shared, &request, &request_id, client, response);
+    progress.answered(&mut response);
+    Either::Left(ready(Ok(response)))
 }
 
 /// What every answer has, and what is noted of it.
@@ -59,23 +64,28 @@ fn finish<A: App, B>(
     request: &Request<B>,
     request_id: &Token,
     client: Client,
-    mut response: Response,
+    response: Response,
 ) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, header_value(request_id));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let status = response.status().as_u16();
-    shared.hub.borrow().metrics.request(status);
+    let response = stamp(shared, request_id, response);
     tracing::debug!(
         method = %request.method(),
         path = %admin::without_token(request.uri().path()),
-        status,
+        status = response.status().as_u16(),
         request_id = request_id.spelling(),
         %client,
         tls = client.tls,
         "request"
     );
+    response
+}
+
+/// Adds the fields that every answer has, and counts it.
+fn stamp<A: App>(shared: &Shared<A>, request_id: &Token, mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, header_value(request_id));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    shared.hub.borrow().metrics.request(response.status().as_u16());
     response
 }
 
@@ -98,6 +108,12 @@ fn route<A: App>(
                 _ => error::method_not_allowed("GET"),
             };
         }
+        "/" => {
+            return match *request.method() {
+                Method::GET | Method::HEAD => index::index(shared, request),
+                _ => error::method_not_allowed("GET, HEAD"),
+            };
+        }
         "/healthz" => |_| health::alive(),
         "/readyz" => health::ready,
         "/status" => status::status,
@@ -106,12 +122,25 @@ fn route<A: App>(
         "/test/page.js" => |_| test::script(),
         "/test/page.css" => |_| test::style(),
         "/test" => |_| error::redirect("/test/"),
-        _ => return error::error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
+        _ => return error::error(StatusCode::NOT_FOUND, "not_found", &nothing_at(path)),
     };
     match *request.method() {
         // For HEAD hyper sends the head of the answer alone.
         Method::GET | Method::HEAD => page(shared),
         _ => error::method_not_allowed("GET, HEAD"),
+    }
+}
+
+/// Paths that are often asked for with a slash too many, or without one that belongs to them.
+const PATHS: [&str; 5] = ["/ws/chat/", "/healthz", "/readyz", "/status", "/metrics"];
+
+/// Why there is nothing at a path.
+fn nothing_at(path: &str) -> String {
+    let bare = |path: &str| path.strip_suffix('/').unwrap_or(path).to_owned();
+    match PATHS.iter().find(|known| bare(known) == bare(path)) {
+        Some(known) if known.ends_with('/') => format!("the path is {known}, with a slash at its end"),
+        Some(known) => format!("the path is {known}, without a slash at its end"),
+        None => "there is nothing at this path; GET / lists the paths".to_owned(),
     }
 }
 

@@ -236,7 +236,6 @@ impl<A: App> Hub<A> {
     pub(crate) fn adopt(&mut self, upgraded: Upgraded) -> io::Result<()> {
         let begun = Instant::now();
         self.now_ms = monotonic_ms();
-        self.tune(&upgraded.socket)?;
         let fd = upgraded.socket.as_raw_fd();
         let entry = self.connections.vacant_entry();
         let key = entry.key();
@@ -298,15 +297,6 @@ impl<A: App> Hub<A> {
             self.say_bye(&[key], begun);
         }
         Ok(())
-    }
-
-    fn tune(&self, socket: &OwnedFd) -> io::Result<()> {
-        let socket = socket2::SockRef::from(socket);
-        if socket.domain()? == socket2::Domain::UNIX {
-            return Ok(());
-        }
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_user_timeout(Some(self.settings.limits.user_timeout))
     }
 
     /// Reads what has arrived, at most a scratchful. A short read ends the reading, unless the end of the stream may be

@@ -6,7 +6,9 @@
 //! | `accept` | listeners, descriptors, how many HTTP connections there may be |
 //! | `addresses` | what the clients of one address may have |
 //! | `http` | the routes, and connections until they are over or WebSockets |
+//! | `socket` | the sockets of clients: their options, and how tokio gives them back |
 //! | `header_list` | header fields whose values are lists |
+//! | `origin` | which web pages may connect |
 //! | `proxies` | who a client is when proxies stand before us |
 //! | `handoff` | how connections pass from one worker process to another |
 //! | `hub` | all WebSockets and the turn of the event loop |
@@ -40,6 +42,7 @@ mod hub;
 mod listing;
 mod memory;
 mod metrics;
+mod origin;
 mod proxies;
 mod publication;
 mod readable;
@@ -48,6 +51,7 @@ mod rooms;
 mod sessions;
 mod settings;
 mod slab;
+mod socket;
 pub mod store;
 pub mod superusers;
 pub mod token;
@@ -58,6 +62,7 @@ mod worker;
 pub mod fuzzing;
 
 pub use app::{App, Message, Reply, Session};
+pub use origin::{Origin, Tuple};
 pub use proxies::{Network, Proxy};
 pub use publication::{MAX_ROOM_BYTES, PublishError};
 pub use readable::Readable;

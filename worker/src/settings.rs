@@ -31,8 +31,10 @@ pub struct Settings {
     pub ws_base_url: String,
     /// Signs the cookies of `/admin/`; none: it is off.
     pub secret_key: Option<SecretKey>,
-    /// Values of `Origin` that may upgrade; empty: any.
-    pub allowed_origins: Vec<String>,
+    /// Web pages that may connect; empty: any.
+    pub allowed_origins: Vec<crate::Origin>,
+    /// Developers use it: browsers that ask for `/` are sent to the test page.
+    pub debug: bool,
     /// Who is believed when it says for whom it sends a request; empty: nobody.
     pub trusted_proxies: Vec<crate::Proxy>,
     /// What the clients of one address may have.
@@ -150,15 +152,19 @@ pub struct Limits {
     pub max_fragments: u32,
     /// Frames a second from one connection; more close 1008. 0: no limit.
     pub max_message_rate: u32,
-    /// Bytes of output waiting for one client; more close 1008.
+    /// Bytes of output waiting for one client; more close 1008. The kernel holds twice as much for it at most.
     pub max_output: usize,
     /// Bytes that all connections of the worker together may hold in unfinished messages and waiting output.
     pub max_buffer_memory: usize,
-    /// How long a client may take for the head of its request, and an idle HTTP connection may stay.
+    /// How long a client may take for the head of its request.
     pub handshake_timeout: Duration,
+    /// How long an HTTP connection may wait for its next request.
+    pub keep_alive_timeout: Duration,
+    /// Bytes of a request's head; a larger one is 431.
+    pub max_header_size: usize,
     /// HTTP connections open at once; over it the oldest is dropped, once it is older than a second.
     pub max_handshakes: usize,
-    /// How long a client may leave output untaken before it is closed 1008.
+    /// How long a client may leave output untaken before it is closed 1008, or reset if it is no WebSocket.
     pub write_timeout: Duration,
     /// How long a client may take from the first byte of a message to its last before it is closed 1008.
     pub message_timeout: Duration,
@@ -180,6 +186,8 @@ impl Default for Limits {
             max_output: 256 * 1024,
             max_buffer_memory: 64 * 1024 * 1024,
             handshake_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
+            max_header_size: 16 * 1024,
             max_handshakes: 4096,
             write_timeout: Duration::from_secs(30),
             message_timeout: Duration::from_secs(60),

@@ -41,7 +41,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
-use super::connection::Progress;
+use super::progress::Progress;
 use super::{Response, error, finish, with_body};
 use crate::app::App;
 use crate::backplane::RedisSessions;
@@ -115,7 +115,6 @@ pub(super) async fn answer<A: App>(
     request_id: Token,
     client: Client,
 ) -> Result<Response, Infallible> {
-    progress.answering.set(true);
     let (head, body) = request.into_parts();
     let head = Request::from_parts(head, ());
     let mut response = match &shared.admin {
@@ -125,14 +124,15 @@ pub(super) async fn answer<A: App>(
             route(&visit, progress, &head, body).await
         }
     };
-    progress.answering.set(false);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     // Not `no-referrer`: with that browsers say that a form comes from nowhere.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin"));
-    Ok(finish(shared, &head, &request_id, client, response))
+    let mut response = finish(shared, &head, &request_id, client, response);
+    progress.answered(&mut response);
+    Ok(response)
 }
 
 async fn route<A: App>(visit: &Visit<'_, A>, progress: &Progress, head: &Request<()>, body: Incoming) -> Response {

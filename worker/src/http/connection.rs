@@ -3,28 +3,36 @@
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::error::Error;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
+use std::time::Duration;
 
-use hyper::server::conn::http1::{self, Parts};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::http1::{self, Connection, Parts};
+use hyper::service::{HttpService, service_fn};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::answer;
-use super::upgrade::{self, Accepted};
+use super::ending::{self, Refusal};
+use super::progress::{Leave, Patience, Progress, Wait};
+use super::upgrade;
 use super::wire::Wire;
-use crate::accept::{Handshake, IntoSocket};
+use crate::accept::Handshake;
 use crate::app::App;
-
-/// The largest head of a request, in bytes; a larger one is 431.
-const MAX_HEAD: usize = 16 * 1024;
+use crate::socket::IntoSocket;
 
 /// The most header fields; more are 431.
-const MAX_FIELDS: usize = 100;
+const FIELDS_MAX: usize = 100;
+
+/// The least room for a head and for an answer that hyper can work with, in bytes.
+const HYPER_BUFFER_MIN: usize = 8192;
 
 /// An HTTP connection that has left hyper between two requests, for another process.
 pub(crate) struct Moved<A: App> {
@@ -38,86 +46,129 @@ pub(crate) struct Moved<A: App> {
 /// Where they go.
 pub(crate) type Departures<A> = mpsc::UnboundedSender<Moved<A>>;
 
-/// How a connection stands, noted by those who see it.
-#[derive(Default)]
-pub(super) struct Progress {
-    /// The client leaves output untaken.
-    stuck: Cell<bool>,
-    /// The last request has a body, of which only hyper knows how much is still to come.
-    pub(super) has_body: Cell<bool>,
-    /// An answer is being made.
-    pub(super) answering: Cell<bool>,
-    /// The last answer is a 101.
-    pub(super) accepted: Cell<Option<Accepted>>,
-}
-
 /// Why hyper is not asked to wait for the client any longer.
 enum Stop {
     /// The connection is over, or its 101 is out.
-    Ended(hyper::Result<()>),
+    Over(hyper::Result<()>),
+    /// The client took too long for this.
+    Late(Wait),
     /// It is between two requests, and can leave.
     Movable,
     /// It should leave and cannot: it is to end after its answer.
     InBody,
 }
 
-impl Progress {
-    /// What becomes of a connection that should leave, once hyper waits for the client, or for an answer.
-    fn leave(&self) -> Poll<Stop> {
-        if self.answering.get() {
-            Poll::Pending
-        } else if self.has_body.get() {
-            Poll::Ready(Stop::InBody)
-        } else if self.stuck.get() {
-            Poll::Pending
-        } else {
-            Poll::Ready(Stop::Movable)
+/// What hyper leaves behind.
+enum Ended<A: App> {
+    Over(hyper::Result<()>),
+    Late(Wait),
+    /// The connection goes on in another process.
+    Left(Option<Departures<A>>),
+}
+
+/// Serves one connection until it ends, is a WebSocket or leaves. `read_before` is what another process has read of it and
+/// not handled; none: it is new.
+pub(crate) async fn serve<A: App>(handshake: Handshake<A>, socket: impl IntoSocket, read_before: Option<Vec<u8>>) {
+    let (shared, peer) = (handshake.shared.clone(), handshake.peer);
+    let limits = shared.hub.borrow().settings.limits.clone();
+    let progress = Progress::new(read_before.as_deref());
+    let service = service_fn(|request| answer(&handshake, &progress, request));
+    // No timer: hyper would give an idle connection the time of a head, and a client that does not read any time it likes.
+    let mut connection = http1::Builder::new()
+        .max_buf_size(limits.max_header_size.max(HYPER_BUFFER_MIN))
+        .max_header_size(limits.max_header_size)
+        .max_headers(FIELDS_MAX)
+        .keep_alive(!handshake.once)
+        .serve_connection(Wire::new(socket, read_before.unwrap_or_default(), &progress), service);
+    let ended = drive(&handshake, Patience::new(&limits), &progress, &mut connection).await;
+    let Parts { io, read_buf, .. } = connection.into_parts();
+    let (socket, rest) = io.into_parts();
+    let unread = [read_buf, rest].concat();
+    // On the heap, as few connections come there.
+    match ended {
+        Ended::Left(Some(departures)) => depart(&departures, handshake, socket, unread),
+        // It is not left unless there is somewhere to go.
+        Ended::Left(None) => {}
+        Ended::Over(Ok(())) => match progress.accepted.take() {
+            Some(accepted) => upgrade::adopt(&shared, accepted, socket, unread),
+            None if progress.has_body.get() || progress.is_used_up() || !unread.is_empty() => {
+                Box::pin(ending::linger(socket, limits.close_timeout)).await;
+            }
+            None => {}
+        },
+        Ended::Over(Err(error)) if error.is_parse() && !progress.is_answering() => {
+            let refusal = match error.is_parse_too_large() {
+                true => Refusal::TooLarge { bytes: limits.max_header_size, fields: FIELDS_MAX },
+                false => Refusal::Malformed(error.to_string()),
+            };
+            Box::pin(ending::refuse(&shared, peer, socket, &refusal)).await;
+        }
+        Ended::Over(Err(error)) => tracing::debug!(%error, %peer, "an HTTP connection ended early"),
+        Ended::Late(Wait::Head) => {
+            Box::pin(ending::refuse(&shared, peer, socket, &Refusal::Late(limits.handshake_timeout))).await;
+        }
+        Ended::Late(Wait::Reader) => {
+            tracing::debug!(%peer, "an HTTP connection was reset: its answer was not read in time");
+            ending::reset(socket);
+        }
+        Ended::Late(wait @ (Wait::First | Wait::Next | Wait::Answer | Wait::Sending | Wait::Sent)) => {
+            tracing::debug!(%peer, ?wait, "an idle HTTP connection was closed");
         }
     }
 }
 
-/// Serves one connection, of which `unread` was read before, until it ends, is a WebSocket or leaves.
-pub(crate) async fn serve<A: App>(handshake: Handshake<A>, socket: impl IntoSocket, unread: Vec<u8>) {
-    let (shared, peer) = (handshake.shared.clone(), handshake.peer);
-    let progress = Progress::default();
-    let service = service_fn(|request| answer(&handshake, &progress, request));
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.hub.borrow().settings.limits.handshake_timeout)
-        .max_buf_size(MAX_HEAD)
-        .max_headers(MAX_FIELDS)
-        .keep_alive(!handshake.once)
-        .serve_connection(Wire::new(socket, unread, &progress.stuck), service);
-    let (mut closing, mut leaving) = (shared.closing(), shared.leaving());
-    let outcome = loop {
+/// Has hyper serve a connection as long as it may.
+async fn drive<A, I, S>(
+    handshake: &Handshake<A>,
+    patience: Patience,
+    progress: &Progress,
+    connection: &mut Connection<I, S>,
+) -> Ended<A>
+where
+    A: App,
+    I: Read + Write + Unpin,
+    S: HttpService<Incoming, ResBody = Full<Bytes>>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let (mut closing, mut leaving) = (handshake.shared.closing(), handshake.shared.leaving());
+    let mut idle = false;
+    // Set once it is known what is waited for.
+    let mut timer = pin!(sleep(Duration::ZERO));
+    // It ends after the answer that is under way.
+    let mut last = false;
+    loop {
         let departures = leaving.borrow_and_update().clone();
-        let stop = poll_fn(|context| match Pin::new(&mut connection).poll(context) {
-            Poll::Ready(outcome) => Poll::Ready(Stop::Ended(outcome)),
-            Poll::Pending if departures.as_ref().is_some_and(|to| !to.is_closed()) => progress.leave(),
-            Poll::Pending => Poll::Pending,
+        let leaves = !last && departures.as_ref().is_some_and(|to| !to.is_closed());
+        let stop = poll_fn(|context| {
+            if let Poll::Ready(outcome) = Pin::new(&mut *connection).poll(context) {
+                return Poll::Ready(Stop::Over(outcome));
+            }
+            let waits = progress.wait() == Wait::Next;
+            if waits != idle {
+                idle = waits;
+                handshake.set_idle(waits);
+            }
+            match progress.leave() {
+                Leave::Now if leaves => Poll::Ready(Stop::Movable),
+                Leave::InBody if leaves => Poll::Ready(Stop::InBody),
+                Leave::Now | Leave::InBody | Leave::Later => {
+                    progress.poll_late(patience, timer.as_mut(), context).map(Stop::Late)
+                }
+            }
         });
         tokio::select! {
             biased;
             stop = stop => match stop {
-                Stop::Ended(outcome) => break outcome.map(|()| None),
-                Stop::Movable => break Ok(departures),
+                Stop::Over(outcome) => return Ended::Over(outcome),
+                Stop::Late(wait) => return Ended::Late(wait),
+                Stop::Movable => return Ended::Left(departures),
                 Stop::InBody => {}
             },
-            _ = closing.wait_for(|closing| *closing) => {}
-            Ok(()) = leaving.changed() => continue,
+            _ = closing.wait_for(|closing| *closing), if !last => {}
+            Ok(()) = leaving.changed(), if !last => continue,
         }
-        Pin::new(&mut connection).graceful_shutdown();
-        break (&mut connection).await.map(|()| None);
-    };
-    let Parts { io, read_buf, .. } = connection.into_parts();
-    let (socket, rest) = io.into_parts();
-    let unread = [read_buf, rest].concat();
-    match (outcome, progress.accepted.take()) {
-        (Err(error), _) => tracing::debug!(%error, %peer, "an HTTP connection ended early"),
-        (Ok(Some(departures)), _) => depart(&departures, handshake, socket, unread),
-        (Ok(None), Some(accepted)) => upgrade::adopt(&shared, accepted, socket, unread),
-        // hyper has shut it down.
-        (Ok(None), None) => {}
+        Pin::new(&mut *connection).graceful_shutdown();
+        last = true;
     }
 }
 

@@ -6,15 +6,16 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 
-use super::connection::Progress;
 use super::error::error;
+use super::progress::Progress;
 use super::{Response, handshake, header_value};
-use crate::accept::{Handshake, IntoSocket};
+use crate::accept::Handshake;
 use crate::addresses::{Counted, Exceeded};
 use crate::app::App;
 use crate::hub;
 use crate::metrics::Refused;
 use crate::proxies::Client;
+use crate::socket::IntoSocket;
 use crate::token::Token;
 use crate::worker::Shared;
 
@@ -129,10 +130,8 @@ fn examine<A: App>(shared: &Shared<A>, request: &Request<Incoming>) -> Result<(R
     let hub = shared.hub.borrow();
     let allowed = &hub.settings.allowed_origins;
     // A client that is no browser sends no Origin, and no page can make a browser leave it out.
-    if let Some(origin) = request.headers().get(header::ORIGIN)
-        && !allowed.is_empty()
-        && !allowed.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
-    {
+    let mut sent = request.headers().get_all(header::ORIGIN).iter().map(HeaderValue::as_bytes);
+    if !allowed.is_empty() && !sent.all(|sent| allowed.iter().any(|allowed| allowed.allows(sent))) {
         return Err(refusal(StatusCode::FORBIDDEN, "origin_not_allowed", "see --allowed-origins", Refused::Origin));
     }
     let has_body = !request.body().is_end_stream();

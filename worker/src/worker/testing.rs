@@ -67,6 +67,7 @@ fn settings(state_dir: &Path) -> Settings {
         ws_base_url: "ws://localhost:8000".to_owned(),
         secret_key: None,
         allowed_origins: Vec::new(),
+        debug: false,
         trusted_proxies: Vec::new(),
         per_address: PerAddress::default(),
         retry_spread: Duration::from_secs(5),

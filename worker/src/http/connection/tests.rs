@@ -214,6 +214,22 @@ fn in_a_body_it_ends_after_the_answer() {
 }
 
 #[test]
+fn browsers_of_developers_are_sent_to_the_test_page() {
+    in_worker(async |worker| {
+        let (mut client, _) = worker.connect();
+        let browser = "GET / HTTP/1.1\r\nHost: test\r\nAccept: text/html,*/*;q=0.8\r\n\r\n";
+        client.write_all(browser.as_bytes()).await.unwrap();
+        assert!(answer(&mut client).await.0.starts_with("HTTP/1.1 200"));
+        worker.shared.hub.borrow_mut().settings.debug = true;
+        client.write_all(browser.as_bytes()).await.unwrap();
+        let (head, _) = answer(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 307") && head.contains("location: /test/\r\n"), "{head}");
+        client.write_all(get("/", "probe").as_bytes()).await.unwrap();
+        assert_answers(&answer(&mut client).await.0, "probe");
+    });
+}
+
+#[test]
 fn without_anybody_who_takes_them_connections_stay() {
     in_worker(async |worker| {
         let (mut client, _) = worker.connect();
