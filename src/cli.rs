@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use crate::config::key::{Fallback, Key};
 use crate::config::keys::KEYS;
-use crate::config::{DEFAULT_FILE, Environment, Sources, VERSION};
+use crate::config::{DECIDED, DEFAULT_FILE, Environment, Sources, VERSION};
 use crate::ctl::takeover::Options;
 use crate::load_test;
 use crate::monitor;
@@ -72,9 +72,6 @@ const LOAD_TEST: &str = "A run ends when every connection has sent its messages,
 const PRINT_CONFIG: &str = "print-config";
 const CONNECT: &str = "connect";
 const JSON: &str = "json";
-
-/// Settings that a takeover decides itself.
-const DECIDED: [&str; 3] = ["color", "takeover", "foreground-parent"];
 
 /// The command line's grammar.
 pub(crate) fn command() -> Command {

@@ -5,6 +5,7 @@
 //! bound.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +31,9 @@ use key::Key;
 use keys::{CHECKS, KEYS};
 use problem::Origin;
 use sources::Raw;
+
+/// Settings that a takeover decides: generations of one service differ in them.
+pub(crate) const DECIDED: [&str; 3] = ["color", "takeover", "foreground-parent"];
 
 /// The version that `status`, `/status` and `--version` name.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -62,10 +66,14 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let gathered = sources.gather(&mut problems);
     let mut config = Config::blank();
     let mut raw = BTreeMap::new();
+    let mut digest = DefaultHasher::new();
     for key in KEYS {
         match gathered.value_of(key, &sources.environment) {
             Ok(mut found) => match key.apply(&mut config, &found.values) {
                 Ok(()) => {
+                    if !DECIDED.contains(&key.name) {
+                        (key.name, &found.values).hash(&mut digest);
+                    }
                     if key.hidden {
                         found.values.clear();
                     }
@@ -88,6 +96,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Problems> {
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
+    config.supervisor.digest = format!("{:016x}", digest.finish());
     config.supervisor.backplane = match &config.worker.redis {
         Some(redis) => format!("redis ({}, prefix {})", redis.address, redis.prefix),
         None => format!("embedded ({})", config.worker.state_dir.display()),
@@ -153,6 +162,7 @@ impl Config {
                 foreground_parent: ForegroundParent::Auto,
                 max_generations: 0,
                 control_group: None,
+                digest: String::new(),
                 backplane: String::new(),
             },
             worker: baton_worker::Settings {

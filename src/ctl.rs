@@ -11,6 +11,7 @@ use baton_ipc::scoreboard::State;
 use clap::{CommandFactory, Parser};
 
 use crate::config::{Environment, VERSION, runtime_directories};
+use crate::unit;
 
 pub(crate) mod client;
 pub(crate) mod interrupt;
@@ -146,13 +147,23 @@ impl Session {
         let Some(command) = verb.request()? else {
             return Ok(Exit::Ok);
         };
-        let mut exit = Exit::Ok;
-        for (n, mut client) in self.connect(verb)?.into_iter().enumerate() {
-            if n > 0 && !self.json {
+        let (mut exit, mut answers) = (Exit::Ok, 0);
+        let clients = self.connect(verb)?;
+        let mut left = clients.len();
+        for mut client in clients {
+            left -= 1;
+            if answers > 0 && !self.json {
                 print("\n").map_err(Error::Output)?;
             }
-            let one = self.converse(&mut client, verb, command.clone())?;
-            exit = if exit == Exit::Ok { one } else { exit };
+            match self.converse(&mut client, verb, command.clone()) {
+                Ok(one) => {
+                    answers += 1;
+                    exit = if exit == Exit::Ok { one } else { exit };
+                }
+                // One of two that has just ended, as after a takeover: the other one is the service.
+                Err(Error::Lost(_)) if answers + left > 0 => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(exit)
     }
@@ -182,8 +193,7 @@ impl Session {
         Ok(match (&output, verb) {
             (Output::Status(status), _) => {
                 self.slots.set(status.slots.len() as u16);
-                let serving = !status.slots.is_empty() && status.slots.iter().all(|slot| slot.state == State::Serving);
-                if serving { Exit::Ok } else { Exit::NotAll }
+                if is_whole(status) { Exit::Ok } else { Exit::NotAll }
             }
             (Output::Backplane { rows }, _) => {
                 let up = !rows.is_empty() && rows.iter().all(|row| row.state == Link::Up);
@@ -193,12 +203,13 @@ impl Session {
                 Some(Relayed::Alone | Relayed::Sent) => Exit::Ok,
                 Some(Relayed::Failed) | None => Exit::NotAll,
             },
-            (Output::Takeover(_), _) => {
-                if takeover::lossless(&output) {
-                    Exit::Ok
-                } else {
-                    Exit::NotAll
+            (Output::Takeover(receipt), _) => {
+                match unit::settle(receipt.to.pid, &receipt.to.color, &receipt.from.color) {
+                    Some(Ok(message)) if !json => print(&format!("{message}\n")).map_err(Error::Output)?,
+                    Some(Ok(_)) | None => {}
+                    Some(Err(reason)) => eprintln!("batonctl: {}", table::printable(&reason)),
                 }
+                if takeover::lossless(&output) { Exit::Ok } else { Exit::NotAll }
             }
             (_, Verb::Scale { workers }) => {
                 self.slots.set(*workers);
@@ -207,6 +218,12 @@ impl Session {
             (_, _) => Exit::Ok,
         })
     }
+}
+
+/// Whether all slots serve that should: those of a generation that leaves, while another one is there, should not.
+fn is_whole(status: &Status) -> bool {
+    let serving = !status.slots.is_empty() && status.slots.iter().all(|slot| slot.state == State::Serving);
+    serving || (status.phase == "draining" && status.peer.is_some())
 }
 
 /// Of several, those whose status fits.

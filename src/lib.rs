@@ -12,6 +12,7 @@
 //! | `monitor` | `baton monitor`: a live view of a running service |
 //! | `probe` | whether a service does its work, as a client sees it |
 //! | `promote` | `baton promote`: a new generation takes over |
+//! | `unit` | the units of systemd that generations run as |
 //! | `load_test` | `baton load-test`: loads a server and checks its answers |
 //! | `superuser` | `baton create-superuser`: who may log in at `/admin/` |
 //! | `ctl` | `batonctl` |
@@ -36,6 +37,7 @@ mod probe;
 mod promote;
 mod run;
 mod superuser;
+mod unit;
 
 pub use baton_worker::{App, Fingerprint, MAX_ROOM_BYTES, Message, PublishError, Reply, Session, Token};
 pub use counter::Counter;

@@ -1,26 +1,26 @@
 //! `baton promote`: starts a new generation beside the one that serves, and has it take over.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use baton_ipc::control::Output;
+use baton_ipc::control::{Command, Output, Status};
 
 use crate::config::{self, Loaded, Problems, Sources};
 use crate::ctl::client::{Client, Error};
 use crate::ctl::interrupt::{Interrupts, Wait};
 use crate::ctl::takeover::{self, Options, lossless};
+use crate::unit::{self, Unit};
 
 mod display;
 mod launch;
 mod standing;
-mod unit;
 mod verdict;
 
 use display::Display;
 use launch::Started;
-use standing::{New, Plan};
-use unit::Unit;
+use standing::{New, Plan, Wanted};
 use verdict::Verdict;
 
 /// The least time that a new generation gets to be ready: a large store is checked before anything else.
@@ -106,19 +106,76 @@ impl Promotion<'_> {
             other => Failure::Failed(format!("cannot ask who serves: {other}")),
         })?;
         let plan = standing::plan(&running, self.directory()).map_err(Failure::Failed)?;
+        let standby = running.iter().find(|status| status.color == plan.color);
+        let stale = standby.and_then(|standby| standing::staleness(standby, &self.wanted(&plan, &sources)));
+        if let Some(reason) = &stale {
+            let color = plan.color;
+            self.display.remark(&format!("{color} stands by already, but {reason}: it is ended and started anew"));
+            self.end_standby(color)?;
+        }
         let started = match plan.new {
-            New::StandsBy(pid) => {
+            New::StandsBy(pid) if stale.is_none() => {
                 self.display.remark(&format!("{} (pid {pid}) stands by already and is used", plan.color));
                 None
             }
-            New::Missing => {
+            New::StandsBy(_) | New::Missing => {
                 let mut started = self.start(&plan, sources)?;
                 let pid = self.wait_for_standby(&plan, &mut started)?;
                 self.display.remark(&format!("{} (pid {pid}) is ready and stands by", plan.color));
                 Some(started)
             }
         };
+        self.warn_of_addresses(&plan, &running);
         self.take_over(&plan, started)
+    }
+
+    /// What a generation would be that is started here and now.
+    fn wanted(&self, plan: &Plan, sources: &Sources) -> Wanted {
+        if Unit::of(plan.old.pid, plan.old.color).is_some() {
+            return Wanted::default();
+        }
+        let program = baton_supervisor::started_as().and_then(std::fs::metadata).ok();
+        let loaded = config::load(&sources.clone().with("color", plan.color)).ok();
+        Wanted {
+            program: program.map(|file| (file.dev(), file.ino())),
+            settings: loaded.map(|loaded| loaded.config.supervisor.digest),
+        }
+    }
+
+    /// Ends a generation that stands by, and waits until it is gone.
+    fn end_standby(&self, color: &str) -> Result<(), Failure> {
+        let asked = Client::connect(&[self.directory().to_owned()], Some(color))
+            .and_then(|mut client| client.ask_until(Some(&self.interrupts), Command::Shutdown, |_, _| Ok(())));
+        match asked {
+            Ok(_) | Err(Error::Unreachable(_) | Error::Lost(_)) => {}
+            Err(Error::Interrupted) => return Err(Failure::Interrupted(format!("interrupted: {color} is ending"))),
+            Err(error) => {
+                return Err(Failure::Failed(format!("cannot end {color}: {error}; nothing else was changed")));
+            }
+        }
+        let deadline = Instant::now() + LEAST_START;
+        while !matches!(standing::status(self.directory(), color, &self.interrupts), Ok(None)) {
+            if Instant::now() >= deadline {
+                return Err(Failure::Failed(format!("{color} does not end; nothing else was changed")));
+            }
+            if !matches!(self.interrupts.pause(LOOK), Ok(Wait::Over)) {
+                return Err(Failure::Interrupted(format!("interrupted: {color} is ending")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which clients lose their address by this takeover.
+    fn warn_of_addresses(&mut self, plan: &Plan, running: &[Status]) {
+        let old = running.iter().find(|status| status.color == plan.old.color);
+        let new = standing::status(self.directory(), plan.color, &self.interrupts).ok().flatten();
+        let (Some(old), Some(new)) = (old, new) else { return };
+        for address in standing::missing_addresses(old, &new) {
+            self.display.warn(&format!(
+                "WARNING: {} does not listen on {address}, where {} does: new clients there are refused once {} is gone",
+                plan.color, plan.old.color, plan.old.color
+            ));
+        }
     }
 
     fn start(&mut self, plan: &Plan, sources: Sources) -> Result<Started, Failure> {
@@ -143,7 +200,11 @@ impl Promotion<'_> {
         // What it would refuse itself is better refused here.
         config::load(&sources).map_err(Failure::Configuration)?;
         self.display.remark(&format!("starting {} beside {}", plan.color, plan.old));
-        Started::daemon(&sources, self.directory(), plan.color).map_err(Failure::Failed)
+        let started = Started::daemon(&sources, plan).map_err(Failure::Failed)?;
+        if let Some(place) = started.log(&self.loaded.config.logging) {
+            self.display.remark(&format!("{} logs to {place}", plan.color));
+        }
+        Ok(started)
     }
 
     /// The pid of the new generation's supervisor, once it is ready. One that does not get there is ended.
@@ -212,6 +273,10 @@ impl Promotion<'_> {
                 if let Output::Takeover(receipt) = &output {
                     self.display.receipt(receipt);
                     self.settle_units(receipt.to.pid, plan);
+                    if let Ok(Some(new)) = standing::status(self.directory(), plan.color, &self.interrupts) {
+                        let (color, pid, runs) = (plan.color, new.pid, standing::runs(&new));
+                        self.display.remark(&format!("{color} (pid {pid}) serves: {runs}"));
+                    }
                 }
                 return Ok(lossless(&output));
             }
@@ -226,7 +291,7 @@ impl Promotion<'_> {
             Err(error) => format!("the answer of {} was lost: {error}", plan.color),
         };
         let verdict = verdict::find(self.directory(), plan, &self.interrupts);
-        if let (Verdict::Old(_), Some(mut started)) = (&verdict, started) {
+        if let (Verdict::Old(..), Some(mut started)) = (&verdict, started) {
             started.leave(self.directory(), plan.color, &self.interrupts);
         }
         Err(Failure::Failed(format!("{reason}\n{verdict}")))
@@ -234,13 +299,10 @@ impl Promotion<'_> {
 
     /// What serves now is what should serve after the machine's next start.
     fn settle_units(&mut self, pid: u32, plan: &Plan) {
-        let Some(new) = Unit::of(pid, plan.color) else { return };
-        let old = new.of_color(plan.old.color);
-        if old.is_enabled() {
-            match new.enable().and_then(|()| old.disable()) {
-                Ok(()) => self.display.remark(&format!("{new} is enabled for the next boot, in place of {old}")),
-                Err(reason) => eprintln!("baton: the next boot starts {old}, not {new}: {reason}"),
-            }
+        match unit::settle(pid, plan.color, plan.old.color) {
+            Some(Ok(message)) => self.display.remark(&message),
+            Some(Err(reason)) => eprintln!("baton: {reason}"),
+            None => {}
         }
     }
 }

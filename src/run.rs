@@ -119,6 +119,10 @@ impl<A: App> baton_supervisor::Service for Runner<A> {
         Ok(self.config.supervisor.clone())
     }
 
+    fn digest_now(&self) -> Option<String> {
+        config::load(&self.sources).ok().map(|loaded| loaded.config.supervisor.digest)
+    }
+
     fn probe(&mut self, sockets: Vec<(Slot, OwnedFd)>, public: &[Endpoint], pid: u32) -> Result<(), String> {
         let deadline = Instant::now() + probe::PATIENCE;
         match sockets.is_empty() {

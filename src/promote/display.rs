@@ -48,6 +48,14 @@ impl Display {
         }
     }
 
+    /// A sentence that should not be missed, whoever reads the rest.
+    pub(super) fn warn(&self, text: &str) {
+        match &self.style {
+            Style::Terminal(Some(bar)) => bar.suspend(|| eprintln!("baton: {text}")),
+            Style::Json | Style::Lines(_) | Style::Terminal(None) => eprintln!("baton: {text}"),
+        }
+    }
+
     /// A line of the supervisor's answer.
     pub(super) fn reply(&mut self, line: &str, reply: &Reply) {
         match (&mut self.style, reply) {

@@ -42,6 +42,45 @@ pub(super) enum New {
     StandsBy(u32),
 }
 
+/// What a generation that is started now would be.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// Device and inode of its program; none: systemd decides.
+    pub(super) program: Option<(u64, u64)>,
+    /// The digest of its settings; none: systemd decides.
+    pub(super) settings: Option<String>,
+}
+
+/// Returns why a generation that stands by is not what one that is started now would be; none if it is.
+pub(super) fn staleness(standby: &Status, wanted: &Wanted) -> Option<String> {
+    let program = standby.program.as_ref()?;
+    let version = &standby.version;
+    if program.replaced {
+        return Some(format!("runs baton {version} from {}, which was replaced", program.file));
+    }
+    if wanted.program.is_some_and(|wanted| wanted != program.identity) {
+        return Some(format!("runs another program, baton {version} from {}", program.file));
+    }
+    let settings = standby.settings.as_ref();
+    let differ = settings.is_some_and(|has| wanted.settings.as_ref().is_some_and(|wanted| wanted != has));
+    (standby.outdated || differ).then(|| "has other settings than a new start would have".to_owned())
+}
+
+/// Which version and which file a generation runs, in words.
+pub(super) fn runs(status: &Status) -> String {
+    let version = &status.version;
+    match &status.program {
+        Some(program) if program.replaced => format!("baton {version}, {} (replaced)", program.file),
+        Some(program) => format!("baton {version}, {}", program.file),
+        None => format!("baton {version}"),
+    }
+}
+
+/// Addresses that one generation listens on and the other does not.
+pub(super) fn missing_addresses(old: &Status, new: &Status) -> Vec<String> {
+    old.listen.iter().filter(|endpoint| !new.listen.contains(endpoint)).map(ToString::to_string).collect()
+}
+
 /// The state of every generation that answers.
 pub(super) fn ask(directory: &Path, interrupts: &Interrupts) -> Result<Vec<Status>, Error> {
     COLORS.iter().filter_map(|color| status(directory, color, interrupts).transpose()).collect()
@@ -124,7 +163,8 @@ fn other(color: &str) -> &'static str {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use baton_ipc::control::{Generation, PeerStatus};
+    use baton_ipc::Endpoint;
+    use baton_ipc::control::{Generation, PeerStatus, ProgramStatus};
 
     use super::*;
 
@@ -136,6 +176,9 @@ pub(super) mod tests {
             uptime_seconds: 1.0,
             phase: phase.into(),
             peer: None,
+            program: None,
+            settings: None,
+            outdated: false,
             upgrade: None,
             last_takeover: None,
             listen: vec![],
@@ -163,6 +206,43 @@ pub(super) mod tests {
         let used = |old, color, pid| Ok(Plan { old, color, new: New::StandsBy(pid) });
         assert_eq!(plan(&[status("blue", "running"), status("green", "standby")]), used(blue, "green", 2));
         assert_eq!(plan(&[status("blue", "standby"), status("green", "running")]), used(green, "blue", 1));
+    }
+
+    #[test]
+    fn a_standby_that_a_start_would_not_make_is_stale() {
+        let program =
+            |file: &str, inode, replaced| Some(ProgramStatus { file: file.into(), identity: (1, inode), replaced });
+        let standby = |program, outdated| Status {
+            program,
+            settings: Some("abc".into()),
+            outdated,
+            ..status("green", "standby")
+        };
+        let wanted = |inode, settings: &str| Wanted { program: Some((1, inode)), settings: Some(settings.into()) };
+        let fresh = standby(program("/usr/bin/baton", 7, false), false);
+        assert_eq!(staleness(&fresh, &wanted(7, "abc")), None);
+        assert_eq!(staleness(&fresh, &Wanted::default()), None);
+        let stale = |status: &Status, wanted: &Wanted| staleness(status, wanted).expect("stale");
+        assert!(stale(&fresh, &wanted(8, "abc")).contains("another program, baton 0.1.0 from /usr/bin/baton"));
+        assert!(stale(&fresh, &wanted(7, "abd")).contains("other settings"));
+        let replaced = standby(program("/usr/bin/baton", 7, true), false);
+        assert!(stale(&replaced, &Wanted::default()).contains("which was replaced"));
+        assert_eq!(runs(&replaced), "baton 0.1.0, /usr/bin/baton (replaced)");
+        let outdated = standby(program("/usr/bin/baton", 7, false), true);
+        assert!(stale(&outdated, &Wanted::default()).contains("other settings"));
+        // One that does not say is taken as it is.
+        assert_eq!(staleness(&standby(None, false), &wanted(7, "abd")), None);
+    }
+
+    #[test]
+    fn an_address_that_is_left_behind_is_found() {
+        let listens = |addresses: &[&str]| Status {
+            listen: addresses.iter().map(|address| Endpoint::Tcp(address.parse().unwrap())).collect(),
+            ..status("blue", "running")
+        };
+        let old = listens(&["127.0.0.1:1", "[::1]:2"]);
+        assert_eq!(missing_addresses(&old, &listens(&["[::1]:2", "127.0.0.1:3"])), ["127.0.0.1:1"]);
+        assert!(missing_addresses(&old, &old).is_empty());
     }
 
     #[test]

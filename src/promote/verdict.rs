@@ -16,8 +16,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// Who serves now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Old(Who),
-    New(Who),
+    Old(Who, String),
+    New(Who, String),
     /// Neither says that it does; what they say.
     Neither(Vec<String>),
 }
@@ -25,8 +25,8 @@ pub(super) enum Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::Old(who) => write!(f, "{who} serves, as before"),
-            Verdict::New(who) => write!(f, "{who} serves: it has taken over all the same"),
+            Verdict::Old(who, runs) => write!(f, "{who} serves, as before ({runs})"),
+            Verdict::New(who, runs) => write!(f, "{who} serves: it has taken over all the same ({runs})"),
             Verdict::Neither(said) if said.is_empty() => {
                 f.write_str("NOBODY SERVES: no supervisor answers. Start one with `make up` or `baton run`")
             }
@@ -43,7 +43,7 @@ pub(super) fn find(directory: &Path, plan: &Plan, interrupts: &Interrupts) -> Ve
     loop {
         let verdict = judge(&standing::ask(directory, interrupts).unwrap_or_default(), plan);
         let settled = match &verdict {
-            Verdict::Old(_) | Verdict::New(_) => true,
+            Verdict::Old(..) | Verdict::New(..) => true,
             Verdict::Neither(said) => said.is_empty(),
         };
         if settled || Instant::now() >= deadline || !matches!(interrupts.pause(LOOK), Ok(Wait::Over)) {
@@ -55,8 +55,8 @@ pub(super) fn find(directory: &Path, plan: &Plan, interrupts: &Interrupts) -> Ve
 fn judge(running: &[Status], plan: &Plan) -> Verdict {
     let serving = |color: &str| running.iter().find(|status| status.color == color && status.phase == "running");
     match (serving(plan.color), serving(plan.old.color)) {
-        (Some(new), _) => Verdict::New(Who { color: plan.color, pid: new.pid }),
-        (None, Some(old)) => Verdict::Old(Who { color: plan.old.color, pid: old.pid }),
+        (Some(new), _) => Verdict::New(Who { color: plan.color, pid: new.pid }, standing::runs(new)),
+        (None, Some(old)) => Verdict::Old(Who { color: plan.old.color, pid: old.pid }, standing::runs(old)),
         (None, None) => Verdict::Neither(running.iter().map(|s| format!("{} is {}", s.color, s.phase)).collect()),
     }
 }
@@ -71,9 +71,12 @@ mod tests {
     fn who_serves_is_said_plainly() {
         let plan = Plan { old: Who { color: "blue", pid: 1 }, color: "green", new: New::Missing };
         let said = |running: &[Status]| judge(running, &plan).to_string();
-        assert_eq!(said(&[status("blue", "running")]), "blue (pid 1) serves, as before");
-        assert_eq!(said(&[status("blue", "running"), status("green", "standby")]), "blue (pid 1) serves, as before");
-        let taken = "green (pid 2) serves: it has taken over all the same";
+        assert_eq!(said(&[status("blue", "running")]), "blue (pid 1) serves, as before (baton 0.1.0)");
+        assert_eq!(
+            said(&[status("blue", "running"), status("green", "standby")]),
+            "blue (pid 1) serves, as before (baton 0.1.0)"
+        );
+        let taken = "green (pid 2) serves: it has taken over all the same (baton 0.1.0)";
         assert_eq!(said(&[status("green", "running")]), taken);
         assert_eq!(said(&[status("blue", "draining"), status("green", "running")]), taken);
         assert!(said(&[]).starts_with("NOBODY SERVES"));

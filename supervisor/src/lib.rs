@@ -95,6 +95,9 @@ pub trait Service {
     /// takes over anything for the workers to come.
     fn reload(&mut self) -> Result<Settings, String>;
 
+    /// Returns what [`Settings::digest`] would be if the configuration were read now; none if it is wrong now.
+    fn digest_now(&self) -> Option<String>;
+
     /// Tries the service like a client, in a forked child that then exits: `sockets` lead to workers of ours, as if each
     /// had been accepted; without any, the first of the `public` addresses is dialled, as they are bound and not as they
     /// were configured, and the supervisor with this `pid` must be the one behind it. `Err` is a sentence for the operator.

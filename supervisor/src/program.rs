@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use baton_ipc::control::ProgramStatus;
+
 use crate::sys;
 
 /// The program of this process, as the kernel has it, with all symbolic links resolved (`proc_pid_exe(5)`).
@@ -32,6 +34,16 @@ pub fn started_as() -> io::Result<PathBuf> {
         Some(path) => Ok(path),
         None => Ok(without_mark(&fs::read_link(RUNNING)?)),
     }
+}
+
+/// What `status` says of the program of this process, which was started by this path.
+pub(crate) fn status(started_as: &Path) -> io::Result<ProgramStatus> {
+    let running = fs::metadata(RUNNING)?;
+    Ok(ProgramStatus {
+        file: without_mark(&fs::read_link(RUNNING)?).display().to_string(),
+        identity: (running.dev(), running.ino()),
+        replaced: !is_same(started_as, &running),
+    })
 }
 
 /// Returns the file that a process runs, as the kernel has it.

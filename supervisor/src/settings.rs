@@ -34,6 +34,8 @@ pub struct Settings {
     pub max_generations: u16,
     /// A group whose members may use the control socket, beside root and the service's own user.
     pub control_group: Option<String>,
+    /// A digest of all settings, those of other parts of the program included, for `status`.
+    pub digest: String,
     /// What the workers share, in words, for `status`.
     pub backplane: String,
 }

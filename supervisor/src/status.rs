@@ -5,6 +5,7 @@ use baton_ipc::control::{Degraded, PastTakeover, SlotStatus, Status};
 use baton_ipc::scoreboard::{COUNTER_MESSAGES, GAUGE_CONNECTIONS};
 
 use crate::process::Worker;
+use crate::program;
 use crate::slot::Slot;
 use crate::supervisor::{Phase, Supervisor};
 use crate::takeover::Role;
@@ -29,6 +30,10 @@ impl Supervisor<'_> {
             uptime_seconds: self.now.duration_since(self.started).as_secs_f64(),
             phase: phase.to_owned(),
             peer: self.peer_status(),
+            program: program::status(&self.program).ok(),
+            settings: Some(self.settings.digest.clone()),
+            outdated: self.phase == Phase::Standby
+                && self.service.digest_now().is_some_and(|now| now != self.settings.digest),
             upgrade: self.upgrade_status(),
             last_takeover: self.last_takeover.as_ref().map(|(done, receipt)| PastTakeover {
                 seconds_ago: self.now.saturating_duration_since(*done).as_secs_f64(),

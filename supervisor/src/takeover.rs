@@ -108,7 +108,11 @@ impl Supervisor<'_> {
 
     /// What `status` says of the other generation.
     pub(crate) fn peer_status(&self) -> Option<PeerStatus> {
-        let peer = self.peer.as_ref()?;
+        let Some(peer) = &self.peer else {
+            // Its successor has everything, and this one ends.
+            let generation = self.successor.clone()?;
+            return Some(PeerStatus { generation, role: Role::Serving.words().to_owned() });
+        };
         Some(PeerStatus { generation: peer.generation.clone(), role: peer.role.words().to_owned() })
     }
 

@@ -79,6 +79,7 @@ async fn an_upgrade_disconnects_nobody_and_a_purge_leaves_nothing() {
     // A newer package takes over by itself.
     let said = dpkg(&machine, &deb("0.1.1-1"));
     assert!(said.contains("HANDED OVER"), "{said}");
+    assert!(said.contains("blue (pid ") && said.contains(", /usr/bin/baton\n"), "it says what serves: {said}");
     oracle.answered(200).await;
     let blue = serves(&machine, "blue");
     assert!(is_current(&machine, blue), "the installed program serves");

@@ -16,9 +16,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::harness::service::{Builder, batonctl, promotion};
+use crate::harness::service::{Builder, baton, batonctl, promotion};
 use crate::harness::terminal::Terminal;
-use crate::harness::{Service, eventually};
+use crate::harness::{SOON, Service, eventually, executable};
 
 /// A place where nothing runs yet.
 struct Place(TempDir);
@@ -96,6 +96,9 @@ fn status(color: &str, phase: &str) -> Status {
         uptime_seconds: 1.0,
         phase: phase.into(),
         peer: None,
+        program: None,
+        settings: None,
+        outdated: false,
         upgrade: None,
         last_takeover: None,
         listen: vec![],
@@ -245,7 +248,7 @@ fn a_failure_says_who_serves() {
     let _green = place.supervisor("green", "standby", takeover(failed));
     let (_, said) = ended(&mut place.baton(&[]), 1);
     let pid = std::process::id();
-    assert_eq!(said, format!("baton: the canary failed\nblue (pid {pid}) serves, as before\n"));
+    assert_eq!(said, format!("baton: the canary failed\nblue (pid {pid}) serves, as before (baton 0.1.0)\n"));
 }
 
 #[test]
@@ -301,8 +304,10 @@ fn a_new_generation_that_cannot_start_disturbs_nobody() {
     let pid = service.pid();
     assert!(page.contains(&format!("starting green beside blue (pid {pid})")), "{page}");
     assert!(said.contains(&format!("green did not start: blue (pid {pid}) goes on serving")), "{said}");
-    let log = fs::read_to_string(service.dir().join("run/green.start")).expect("what it said");
-    assert!(said.contains(log.lines().last().expect("a reason")), "{said}\n{log}");
+    let log = service.log();
+    let reason = log.lines().find(|line| line.starts_with("baton: ")).expect("a reason, where blue logs");
+    assert!(said.contains(reason), "{said}\n{log}");
+    assert!(page.contains(&format!("green logs to {}", service.dir().join("log").display())), "{page}");
     assert_eq!(service.worker_pids(), before);
     still_serves(&service);
 }
@@ -310,4 +315,105 @@ fn a_new_generation_that_cannot_start_disturbs_nobody() {
 fn still_serves(service: &Service) {
     assert_eq!(service.status().phase, "running");
     service.wait_ready();
+}
+
+/// A real service, and the settings that a promotion must be given to make the same.
+struct Real {
+    builder: Builder,
+    service: Service,
+}
+
+const SAME: [&str; 5] =
+    ["--listen=127.0.0.1:0", "--heartbeat-interval=1h", "--workers=1", "--retry-spread=1s", "--log-level=info"];
+
+impl Real {
+    #[track_caller]
+    fn start(change: impl FnOnce(Builder) -> Builder) -> Real {
+        let builder = Builder::new().without("--heartbeat-interval").with("--heartbeat-interval", "1h");
+        let builder = builder.with("--workers", 1).with("--retry-spread", "1s").with("--log-level", "info");
+        let service = change(builder.clone()).start();
+        Real { builder, service }
+    }
+
+    #[track_caller]
+    fn standby(&self, change: impl FnOnce(Builder) -> Builder) -> Service {
+        let standby = change(self.builder.clone().with("--color", "green").with("--takeover", "wait")).spawn();
+        eventually("green stands by", || standby.try_status().filter(|status| status.phase == "standby"));
+        standby
+    }
+
+    /// Promotes, waits for the end of blue, and ends green, whose status it returns with what was said.
+    #[track_caller]
+    fn promote(mut self, args: &[&str]) -> (Status, String, String) {
+        let output = promotion(self.service.dir(), args).output().expect("it runs");
+        let (page, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{page}{said}");
+        let asked = batonctl(self.service.dir(), &["--color=green", "--json", "status"]).output().expect("it runs");
+        assert!(
+            batonctl(self.service.dir(), &["--color=green", "shutdown"]).output().expect("it runs").status.success()
+        );
+        self.service.wait(SOON);
+        let Ok(Reply::Done { output: Answer::Status(status) }) = serde_json::from_slice(&asked.stdout) else {
+            panic!("{asked:?}")
+        };
+        (*status, page.into_owned(), said.into_owned())
+    }
+}
+
+#[test]
+fn a_standby_with_other_settings_is_started_anew() {
+    let real = Real::start(|builder| builder);
+    let mut standby = real.standby(|builder| builder.with("--workers", 2));
+    let old = standby.status().pid;
+    let (green, page, _) = real.promote(&SAME);
+    assert!(page.contains("green stands by already, but has other settings"), "{page}");
+    assert!(green.pid != old && green.slots.len() == 1, "{green:?}");
+    assert!(standby.wait(SOON).success());
+}
+
+#[test]
+fn a_standby_of_another_program_is_started_anew_and_the_right_one_is_used() {
+    let real = Real::start(|builder| builder);
+    let program = real.service.dir().join("old-baton");
+    executable::copy(&baton(), &program);
+    let mut standby = real.standby(|builder| builder.program(program.clone()));
+    let (green, page, _) = real.promote(&SAME);
+    assert!(
+        page.contains(&format!("runs another program, baton {} from {}", green.version, program.display())),
+        "{page}"
+    );
+    assert!(standby.wait(SOON).success());
+    let file = green.program.expect("it says").file;
+    assert!(page.contains(&format!("green (pid {}) serves: baton {}, {file}", green.pid, green.version)), "{page}");
+
+    let real = Real::start(|builder| builder);
+    let standby = real.standby(|builder| builder);
+    let (green, page, _) = real.promote(&SAME);
+    assert!(page.contains("stands by already and is used"), "{page}");
+    assert_eq!(green.pid, standby.pid().as_raw() as u32);
+}
+
+#[test]
+fn a_promoted_generation_logs_where_the_old_one_did() {
+    let real = Real::start(|builder| builder);
+    let (dir, log) = (real.service.dir().to_owned(), real.service.dir().join("log"));
+    let kept = real.builder.clone();
+    let (green, page, _) = real.promote(&SAME);
+    assert!(page.contains(&format!("green logs to {}", log.display())), "{page}");
+    let lines = fs::read_to_string(log).expect("a log");
+    assert!(lines.lines().any(|line| line.contains("taken over") && line.contains(&green.pid.to_string())), "{lines}");
+    let left: Vec<_> = fs::read_dir(dir.join("run")).expect("a directory").filter_map(|file| file.ok()).collect();
+    assert!(
+        left.iter().all(|file| !file.file_type().expect("a type").is_file() || file.metadata().expect("it").len() < 64)
+    );
+    drop(kept);
+}
+
+#[test]
+fn an_address_that_the_new_generation_does_not_have_is_warned_of() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let address = format!("unix:{}", dir.path().join("http.sock").display());
+    let real = Real::start(|builder| builder.with("--listen", &address));
+    let (_, _, said) = real.promote(&SAME);
+    assert!(said.contains("WARNING: green does not listen on") && said.contains("http.sock"), "{said}");
 }

@@ -394,6 +394,15 @@ pub struct Status {
     /// The other generation, while there is one.
     #[serde(default)]
     pub peer: Option<PeerStatus>,
+    /// What it runs.
+    #[serde(default)]
+    pub program: Option<ProgramStatus>,
+    /// A digest of all settings but those that a takeover decides; none: it is not known.
+    #[serde(default)]
+    pub settings: Option<String>,
+    /// Of one that stands by: started anew in the same way, it would have other settings.
+    #[serde(default)]
+    pub outdated: bool,
     /// An upgrade that is under way.
     #[serde(default)]
     pub upgrade: Option<UpgradeStatus>,
@@ -417,6 +426,17 @@ pub struct PeerStatus {
     pub generation: Generation,
     /// `serves`, `stands by` or `is kept for a rollback`.
     pub role: String,
+}
+
+/// The program of a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStatus {
+    /// The file that runs, with symbolic links resolved.
+    pub file: String,
+    /// Its device and inode.
+    pub identity: (u64, u64),
+    /// Whether the path by which it was started leads to another file by now, or nowhere.
+    pub replaced: bool,
 }
 
 /// A program that was started to take over under the same color.

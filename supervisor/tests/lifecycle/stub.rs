@@ -32,6 +32,7 @@ pub(crate) fn serve(arguments: &[String]) -> i32 {
     let [color, address, workers, directory] = arguments else { panic!("four arguments") };
     let ms = |name, default| std::env::var(name).map_or(default, |text: String| text.parse().unwrap());
     let settings = Settings {
+        digest: String::new(),
         foreground_parent: baton_supervisor::ForegroundParent::Never,
         color: color.clone(),
         version: "0.0.0-test",
@@ -122,6 +123,10 @@ impl Service for Stub {
                 }
             }
         }
+    }
+
+    fn digest_now(&self) -> Option<String> {
+        None
     }
 
     fn reload(&mut self) -> Result<Settings, String> {

@@ -136,3 +136,30 @@ async fn an_upgrade_is_followed_by_systemd() {
     assert_eq!(machine.property("baton@blue", "NRestarts"), "1");
     everybody_is_served();
 }
+
+#[tokio::test]
+async fn a_stale_standby_is_started_anew_and_a_rollback_enables_who_serves() {
+    if !is_root() {
+        return;
+    }
+    let machine = serving(SETTINGS);
+    let mut clients = clients(10).await;
+    machine.ok("systemctl start baton@green");
+    let stale = machine.main_pid("green");
+    std::fs::write(machine.path(CONFIGURATION), SETTINGS.replace('2', "3")).expect("a file of the machine");
+    let said = machine.ok("baton promote --keep-old");
+    assert!(said.contains("green stands by already, but has other settings"), "{said}");
+    assert_ne!(machine.main_pid("green"), stale);
+    assert!(said.contains(", /usr/bin/baton"), "it says which file serves: {said}");
+    assert!(enabled(&machine, "green") && !enabled(&machine, "blue"));
+    let said = machine.ok("batonctl rollback");
+    assert!(
+        said.contains("baton@blue.service is enabled for the next boot, in place of baton@green.service"),
+        "{said}"
+    );
+    machine.ok("batonctl status");
+    assert!(enabled(&machine, "blue") && !enabled(&machine, "green"));
+    machine.await_property("baton@green", "ActiveState", |state| state == "inactive");
+    count(&mut clients, 2).await;
+    everybody_is_served();
+}

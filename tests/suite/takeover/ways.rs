@@ -4,6 +4,7 @@ use baton_ipc::control::Output;
 use nix::sys::signal::{Signal, kill};
 
 use super::{SECOND, Succession, assert_complete, builder, crowd, promote, wait_phase};
+use crate::harness::service::batonctl;
 use crate::harness::{Client, Oracle, eventually, http, seed};
 
 #[tokio::test]
@@ -39,6 +40,13 @@ async fn the_old_generation_is_kept_and_takes_everything_back() {
     assert!(!status.success() && said.contains("already"), "{said}");
     let Output::Takeover(receipt) = next.ask(&["rollback"]) else { panic!("no receipt") };
     assert!(receipt.handed > 100 && receipt.to.color == "blue", "{receipt:?}");
+    // At any moment of its end: it is there and drains, is about to go, or is gone.
+    let said = eventually("green is gone", || {
+        let output = batonctl(next.dir(), &["status"]).output().expect("batonctl runs");
+        assert!(output.status.success(), "{output:?}");
+        Some(String::from_utf8_lossy(&output.stdout).into_owned()).filter(|page| !page.contains("green  draining"))
+    });
+    assert!(said.starts_with("blue  running"), "{said}");
     assert!(next.wait(15 * SECOND).success());
     wait_phase(&generations.serving, "running");
     oracle.answered(500).await;

@@ -5,9 +5,23 @@ use std::process::{Command, Output, Stdio};
 
 /// A unit, of the system's manager or of a user's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unit {
+pub(crate) struct Unit {
     name: String,
     user: bool,
+}
+
+/// Has the unit of the generation that serves now, with this pid and color, start at the next boot, in place of that of the
+/// other color. What was done, or why it was not; none if there is nothing to do.
+pub(crate) fn settle(pid: u32, color: &str, other: &str) -> Option<Result<String, String>> {
+    let new = Unit::of(pid, color)?;
+    let old = new.of_color(other);
+    if !old.is_enabled() {
+        return None;
+    }
+    Some(match new.enable().and_then(|()| old.disable()) {
+        Ok(()) => Ok(format!("{new} is enabled for the next boot, in place of {old}")),
+        Err(reason) => Err(format!("the next boot starts {old}, not {new}: {reason}")),
+    })
 }
 
 impl fmt::Display for Unit {
@@ -18,7 +32,7 @@ impl fmt::Display for Unit {
 
 impl Unit {
     /// The unit of this color that the process is in, if it is in one.
-    pub(super) fn of(pid: u32, color: &str) -> Option<Unit> {
+    pub(crate) fn of(pid: u32, color: &str) -> Option<Unit> {
         Unit::in_cgroups(&std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?, color)
     }
 
@@ -31,41 +45,41 @@ impl Unit {
     }
 
     /// The same of another color.
-    pub(super) fn of_color(&self, color: &str) -> Unit {
+    pub(crate) fn of_color(&self, color: &str) -> Unit {
         Unit { name: format!("baton@{color}.service"), user: self.user }
     }
 
     /// Without waiting for it to be ready: its control socket says that, and more.
-    pub(super) fn start(&self) -> Result<(), String> {
+    pub(crate) fn start(&self) -> Result<(), String> {
         self.do_it(&["start", "--no-block"])
     }
 
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         if let Err(reason) = self.do_it(&["stop"]) {
             eprintln!("baton: {reason}");
         }
     }
 
-    pub(super) fn enable(&self) -> Result<(), String> {
+    pub(crate) fn enable(&self) -> Result<(), String> {
         self.do_it(&["enable"])
     }
 
-    pub(super) fn disable(&self) -> Result<(), String> {
+    pub(crate) fn disable(&self) -> Result<(), String> {
         self.do_it(&["disable"])
     }
 
-    pub(super) fn is_enabled(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         self.systemctl(&["is-enabled", "--quiet"]).is_ok_and(|output| output.status.success())
     }
 
     /// Whether it has ended, and nobody is about to start it.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         let shown = self.systemctl(&["show", "--property=ActiveState,Job"]);
         shown.is_ok_and(|output| ended(&String::from_utf8_lossy(&output.stdout)))
     }
 
     /// The last lines of its log.
-    pub(super) fn journal(&self, lines: usize) -> Vec<u8> {
+    pub(crate) fn journal(&self, lines: usize) -> Vec<u8> {
         let mut command = Command::new("journalctl");
         if self.user {
             command.arg("--user");
