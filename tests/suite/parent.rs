@@ -109,6 +109,8 @@ async fn a_parent_that_is_killed_is_not_missed_and_the_next_one_takes_over() {
     let next = builder().dir_of(&service).with("--takeover", "now").spawn();
     let second = another(&service, first);
     wait_alone(&next, second);
+    // Before that its takeover could still be undone.
+    eventually("the first one has retired", || (!is_alive(first)).then_some(()));
     client.send("hello").await;
     assert_eq!(client.count().await, 2);
     let mut next = next;
