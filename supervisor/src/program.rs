@@ -26,13 +26,15 @@ const FLEETING: [&str; 2] = ["/proc", "/dev/fd"];
 /// the program is.
 ///
 /// # Errors
-/// `/proc` is not mounted.
+/// Neither the kernel nor `/proc` says.
 pub fn started_as() -> io::Result<PathBuf> {
-    let running = fs::metadata(RUNNING)?;
-    let typed = sys::executed_path().map(std::path::absolute).transpose()?;
-    match typed.filter(|path| is_lasting(path) && is_same(path, &running)) {
-        Some(path) => Ok(path),
-        None => Ok(without_mark(&fs::read_link(RUNNING)?)),
+    let typed = sys::executed_path().map(std::path::absolute).transpose()?.filter(|path| is_lasting(path));
+    match (typed, fs::metadata(RUNNING)) {
+        (Some(path), Ok(running)) if is_same(&path, &running) => Ok(path),
+        // Without /proc nothing says otherwise.
+        (Some(path), Err(_)) => Ok(path),
+        (None, Err(error)) => Err(error),
+        (Some(_) | None, Ok(_)) => Ok(without_mark(&fs::read_link(RUNNING)?)),
     }
 }
 

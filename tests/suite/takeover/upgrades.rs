@@ -3,15 +3,16 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::thread;
 
 use baton_ipc::control::{Output, Status};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{SECOND, builder};
 use crate::harness::procfs::is_alive;
-use crate::harness::service::{Builder, baton};
+use crate::harness::service::{Builder, baton, batonctl};
 use crate::harness::{Client, Service, eventually, executable};
 
 /// A service whose program is at a path of its own. After an upgrade it is nobody's child, and is ended by name.
@@ -163,6 +164,24 @@ fn an_upgrade_shows_in_status_and_can_be_called_off() {
     let mut service = service;
     assert_eq!(service.upgrade().1, program);
     assert!(service.0.wait(15 * SECOND).success());
+}
+
+#[test]
+fn ctrl_c_calls_an_upgrade_off() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("baton");
+    executable::copy(&baton(), &program);
+    let service = Installed::start(&program, |builder| builder);
+    install_sleeper(&program);
+    let mut upgrade = batonctl(service.0.dir(), &["upgrade"]);
+    let upgrade = upgrade.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("batonctl runs");
+    service.wait_upgrading();
+    kill(Pid::from_raw(upgrade.id() as i32), Signal::SIGINT).expect("it waits");
+    let output = upgrade.wait_with_output().expect("a child of ours");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("called off") && said.contains("serves on"), "{said}");
+    assert!(service.0.status().upgrade.is_none());
 }
 
 #[tokio::test]
