@@ -171,6 +171,7 @@ impl Config {
                 heartbeat_interval: Duration::ZERO,
                 drain_timeout: Duration::ZERO,
                 session_ttl: Duration::ZERO,
+                new_session_ttl: Duration::ZERO,
                 state_dir: PathBuf::new(),
                 store_max_size: 0,
                 checkpoint_interval: Duration::ZERO,

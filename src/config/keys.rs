@@ -160,6 +160,12 @@ pub(crate) const KEYS: &[Key] = &[
     })
     .default("24h")
     .help("How long a session is kept after its last use"),
+    Key::one("new-session-ttl", Sessions, "DURATION", |c, v| {
+        c.worker.new_session_ttl = duration(v, Duration::from_secs(1)..=DAY * 365)?;
+        Ok(())
+    })
+    .default("1h")
+    .help("The same for a session of one message; at most session-ttl counts"),
     Key::one("store-max-size", Sessions, "SIZE", |c, v| {
         // Less would have no room for a single transaction.
         c.worker.store_max_size = size(v, 4 * MIB..=16 * TIB)?;

@@ -114,6 +114,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("retry-spread", "11m", "from 0s to 10m"),
     ("runtime-dir", "/dev/null", "the path of a directory"),
     ("session-ttl", "24", "a duration with its unit"),
+    ("new-session-ttl", "24", "a duration with its unit"),
     ("start-timeout", "1y", "a duration with its unit"),
     ("state-dir", "/dev/null", "the path of a directory"),
     ("store-max-size", "1MiB", "from 4MiB to 16TiB"),

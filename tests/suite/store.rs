@@ -7,6 +7,7 @@ use crate::harness::{Client, Service};
 
 mod damage;
 mod disk;
+mod full;
 mod sharing;
 
 /// A service whose store is in this directory.

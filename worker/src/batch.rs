@@ -64,6 +64,8 @@ pub(crate) struct Batch {
     parts: Vec<Part>,
     ops: Vec<Op>,
     bytes: Vec<u8>,
+    /// The part in which each of the publications was gathered.
+    authors: Vec<usize>,
     /// Bytes in publications.
     published: usize,
     /// Where the part that is being gathered begins.
@@ -159,6 +161,23 @@ impl Batch {
     pub(crate) fn publish(&mut self, room: &str, text: &str) {
         self.published += room.len() + text.len();
         self.publications.push(Publication { room: room.to_owned(), text: text.to_owned() });
+        self.authors.push(self.parts.len());
+    }
+
+    /// Drops what connections wanted to publish whose messages could not be counted: they will send it again.
+    pub(crate) fn withdraw_uncounted(&mut self) {
+        let uncounted = |part: &Part| {
+            let increment = part.increment.and_then(|index| self.increments.get(index));
+            increment.is_some_and(|increment| increment.by > 0 && increment.outcome == Outcome::Failed)
+        };
+        let mut authors = self.authors.iter();
+        self.publications.retain(|_| !authors.next().and_then(|author| self.parts.get(*author)).is_some_and(uncounted));
+        self.authors.clear();
+    }
+
+    /// The bytes that its publications take in the store.
+    pub(crate) fn published_bytes(&self) -> usize {
+        self.publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum()
     }
 
     /// Ends the part. `false`: it holds nothing, and leaves no trace.
@@ -190,7 +209,17 @@ impl Batch {
         !(self.increments.is_empty() && self.publications.is_empty())
     }
 
-    /// Messages in it that are counted.
+    /// Messages in it that were counted, and those that could not be.
+    pub(crate) fn counted(&self) -> (u64, u64) {
+        let outcomes = self.increments.iter().map(|increment| (u64::from(increment.by), increment.outcome));
+        outcomes.fold((0, 0), |(counted, failed), (by, outcome)| match outcome {
+            Outcome::Count(_) => (counted + by, failed),
+            Outcome::Failed => (counted, failed + by),
+            Outcome::Unknown => (counted, failed),
+        })
+    }
+
+    /// Messages in it that are to be counted.
     pub(crate) fn messages(&self) -> u64 {
         self.increments.iter().map(|increment| u64::from(increment.by)).sum()
     }
@@ -235,6 +264,7 @@ impl Batch {
         self.committing = None;
         self.increments.clear();
         self.publications.clear();
+        self.authors.clear();
         self.published = 0;
         self.parts.clear();
         self.ops.clear();

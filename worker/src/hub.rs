@@ -106,6 +106,8 @@ pub(crate) struct Hub<A: App> {
     sent: u64,
     /// The key whose session was last kept from expiring.
     kept: usize,
+    /// How often all were looked at for that.
+    kept_passes: u64,
     first_id: u64,
     next_id: u64,
     now_ms: u64,
@@ -175,6 +177,7 @@ impl<A: App> Hub<A> {
             received: 0,
             sent: 0,
             kept: 0,
+            kept_passes: 0,
             first_id,
             next_id: first_id,
             now_ms: monotonic_ms(),

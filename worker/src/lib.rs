@@ -15,6 +15,7 @@
 //! | `connection` | the WebSocket protocol, sans I/O |
 //! | `growth` | how buffers of clients grow |
 //! | `count` | what a count is, and what a reset makes of it |
+//! | `lifetimes` | how long a session is kept
 //! | `batch` | what a turn gathers, to be committed together |
 //! | `backplane` | what workers share: counts and publications |
 //! | [`redis`] | where Redis is, and the connections to it |
@@ -39,6 +40,7 @@ mod header_list;
 mod heartbeat;
 mod http;
 mod hub;
+mod lifetimes;
 mod listing;
 mod memory;
 mod metrics;

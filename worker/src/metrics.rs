@@ -182,7 +182,7 @@ pub(crate) static GAUGE_NAMES: [(Gauge, &str, &str, f64); 10] = [
     (Gauge::Limit, "websocket_connections_limit", "WebSockets that may be open", 1.0),
     (Gauge::Buffered, "websocket_buffered_bytes", "Bytes of unfinished messages and of output that waits", 1.0),
     (Gauge::StoreOk, "backplane_up", "Workers whose last group commit succeeded", 1.0),
-    (Gauge::Degraded, "backplane_degraded", "Workers that are without Redis now", 1.0),
+    (Gauge::Degraded, "backplane_degraded", "Workers that are without Redis or refuse new sessions now", 1.0),
     (Gauge::Pending, "backplane_pending", "Messages counted on this host that Redis does not have yet", 1.0),
     (Gauge::LeaseHeld, "backplane_lease_held", "Workers that publish the heartbeat for all hosts", 1.0),
     (Gauge::AcceptPaused, "accept_paused", "Workers that refuse WebSockets now for want of descriptors", 1.0),

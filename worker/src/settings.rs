@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::lifetimes::Lifetimes;
+
 /// Plain values; a worker reads no configuration itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -19,6 +21,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How long a session is kept after its last message and its last connection.
     pub session_ttl: Duration,
+    /// The same of a session of one message; never longer than `session_ttl`.
+    pub new_session_ttl: Duration,
     /// Directory of the embedded store.
     pub state_dir: PathBuf,
     /// The most the embedded store may grow to, in bytes.
@@ -43,6 +47,13 @@ pub struct Settings {
     pub retry_spread: Duration,
     /// What one client, and all of them together, may use.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// How long sessions are kept.
+    pub(crate) fn lifetimes(&self) -> Lifetimes {
+        Lifetimes::new(self.session_ttl, self.new_session_ttl)
+    }
 }
 
 /// Text that only this service knows. Its debug text does not show it.

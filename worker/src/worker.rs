@@ -176,7 +176,7 @@ const FIRST_LINK: Duration = Duration::from_secs(1);
 /// The backplane that is configured, and the task that talks for it, if it needs one.
 fn open_backplane(host: Embedded, settings: &Settings) -> Result<(Box<dyn Backplane>, Option<Driver>), String> {
     let Some(redis) = &settings.redis else { return Ok((Box::new(host), None)) };
-    let (redis, driver) = Redis::new(host, redis, settings.session_ttl, settings.limits.max_output)
+    let (redis, driver) = Redis::new(host, redis, settings.lifetimes(), settings.limits.max_output)
         .map_err(|failure| failure.to_string())?;
     Ok((Box::new(redis), Some(driver)))
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Crowd, assert_told_once, host, wait_backplane, wait_degraded, wait_whole};
+use super::{AWAY, Crowd, assert_put_off, assert_told_once, host, wait_backplane, wait_degraded, wait_whole};
 use crate::harness::redis::Setup;
 use crate::harness::{Client, Redis, eventually};
 
@@ -54,9 +54,30 @@ async fn redis_that_asks_for_a_password_all_at_once() {
 }
 
 #[tokio::test]
-async fn redis_that_has_no_memory_left() {
-    let refuse = |redis: &Redis| drop(redis.ask(&["CONFIG", "SET", "maxmemory", "1"]));
-    refused(&Redis::start(), "out_of_memory", refuse, &["CONFIG", "SET", "maxmemory", "0"]).await;
+async fn redis_that_has_no_memory_left_counts_whom_it_knows() {
+    let redis = Redis::start();
+    let mut crowd = Crowd::on(vec![host().with_redis(&redis).start()]).await;
+    for count in 1..=2 {
+        assert_eq!(crowd.hosts[0].count_one("left").await, count);
+    }
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    crowd.wait_degraded("out_of_memory").await;
+    crowd.everyone_gets(20).await;
+    for count in 3..=6 {
+        assert_eq!(crowd.hosts[0].count_one("left").await, count, "a resume is served");
+        assert_put_off(&crowd.hosts[0], "new").await;
+    }
+    assert_eq!(crowd.hosts[0].metric("backplane_pending"), 0.0, "all of it is in Redis");
+    redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    crowd.finish().await;
+    let service = &crowd.hosts[0];
+    {
+        let book = crowd.runners[0].book();
+        assert_eq!((book.lost, book.byes, book.refused, book.unanswered), (0, 0, 0, 0));
+    }
+    assert!(!service.log_lines().any(|line| line["message"].as_str().is_some_and(|text| text.starts_with(AWAY))));
+    assert_eq!(service.count_one("new").await, 1);
+    crowd.check_totals(host().with_redis(&redis)).await;
 }
 
 #[tokio::test]

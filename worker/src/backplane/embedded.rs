@@ -13,45 +13,44 @@ mod checkpoint;
 pub(crate) mod ledger;
 mod logouts;
 mod record;
+mod room;
 mod sessions;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use baton_ipc::scoreboard::{StorePhase, monotonic_ms};
 use baton_ipc::{Scoreboard, Side, Slot};
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls};
 
 use super::{Backplane, BackplaneError, Health, Progress};
 use crate::batch::{Batch, Increment, Outcome, Publication};
+use crate::lifetimes::Lifetimes;
+use crate::redis::Reason;
 use crate::settings::Settings;
 use crate::store::{self, Membership};
 use crate::token::Token;
 pub(crate) use acts::Ring;
 pub(crate) use attempts::Bucket;
-use baton_ipc::fault;
 use bus::Bus;
 pub(crate) use logouts::Login;
-use record::Record;
+use record::{Expiry, Record};
+use room::Room;
+pub(crate) use transaction::Aim;
+use transaction::{Need, PAGES_PER_COMMIT, Short, Tables, reserve, room_for};
 
 type Table = Database<'static, Bytes, Bytes>;
 
 /// The page size of the store.
 const PAGE: u64 = 4096;
-
-/// Pages that one changed record may cost: its leaf, a share of the branches above it, a split.
-const PAGES_PER_CHANGE: u64 = 4;
-
-/// Pages that a transaction may cost beside its records: roots, free list, metadata.
-const PAGES_PER_COMMIT: u64 = 256;
 
 /// Of the store's allowed size, publications may take this fraction.
 const BUS_SHARE: u64 = 4;
@@ -61,7 +60,7 @@ const BUS_SHARE: u64 = 4;
 pub(crate) struct Options {
     pub(crate) state_dir: PathBuf,
     pub(crate) max_size: u64,
-    pub(crate) session_ttl: Duration,
+    pub(crate) lifetimes: Lifetimes,
     pub(crate) checkpoint_interval: Duration,
 }
 
@@ -70,7 +69,7 @@ impl Options {
         Options {
             state_dir: settings.state_dir.clone(),
             max_size: settings.store_max_size,
-            session_ttl: settings.session_ttl,
+            lifetimes: settings.lifetimes(),
             checkpoint_interval: settings.checkpoint_interval,
         }
     }
@@ -90,6 +89,8 @@ pub(crate) struct Embedded {
     data: File,
     allocated: u64,
     map_size: u64,
+    /// Why new sessions are refused; none: they are not.
+    shortage: Option<Short>,
     board: Rc<Scoreboard>,
     slot: Slot,
     side: Side,
@@ -155,12 +156,13 @@ impl Embedded {
             data,
             allocated,
             map_size,
+            shortage: None,
             board,
             slot,
             side,
             membership,
         };
-        embedded.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.join(txn))?;
+        embedded.write(Aim::Upkeep, Need::records(1), |txn, tables| tables.bus.join(txn))?;
         Ok(embedded)
     }
 
@@ -187,7 +189,7 @@ impl Embedded {
 
     /// Leaves the store. The last one to leave writes everything to disk first, and says so for the next start.
     pub(crate) fn leave(mut self) -> Result<(), BackplaneError> {
-        match self.write(Aim::Upkeep, 1, 0, |txn, tables| tables.bus.forget(txn, tables.bus.name())) {
+        match self.write(Aim::Upkeep, Need::records(1), |txn, tables| tables.bus.forget(txn, tables.bus.name())) {
             // Those who stay will find out.
             Ok(()) | Err(BackplaneError::Full(_)) => {}
             Err(error) => return Err(error),
@@ -203,7 +205,7 @@ impl Embedded {
 
     /// Strikes workers that are gone from the list of those to wake.
     fn forget(&mut self, gone: &[Vec<u8>]) {
-        let forgotten = self.write(Aim::Upkeep, gone.len(), 0, |txn, tables| {
+        let forgotten = self.write(Aim::Upkeep, Need::records(gone.len()), |txn, tables| {
             gone.iter().try_for_each(|name| tables.bus.forget(txn, name))
         });
         if let Err(error) = forgotten {
@@ -220,123 +222,66 @@ impl Embedded {
         }
     }
 
-    /// Counts and publishes all that is in the batch, or nothing.
+    /// Counts and publishes all that is in the batch, or nothing. Where room is scarce, sessions without a record are left
+    /// out, and what they wanted to publish.
     fn count(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
-        let now = unix_seconds();
-        let expired_before = self.expired_before(now);
-        let changes = batch.increments.len() + 2 * batch.publications.len();
-        let bytes = batch.publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum();
-        let aim = Aim::of(batch);
-        let Batch { increments, publications, .. } = batch;
-        let counted = self.write(aim, changes, bytes, |txn, tables| {
+        let expiry = self.expiry(unix_seconds());
+        let need =
+            Need::records(batch.increments.len() + 2 * batch.publications.len()).and_bytes(batch.published_bytes());
+        let counted = self.write(Aim::of(batch), need, |txn, tables| {
             // What waits for a Redis that is not configured any more: its session's count is not all confirmed.
             let clean = tables.deltas.is_empty(txn)?;
-            for increment in increments.iter_mut() {
+            let mut refused = false;
+            for increment in &mut batch.increments {
                 let key = increment.token.key();
                 let waits = if clean { 0 } else { ledger::waits(tables.deltas, txn, &key)? };
-                let count = Record::count(tables.sessions, txn, key.as_ref(), expired_before, now, waits, increment)?;
-                increment.outcome = Outcome::Count(count);
+                let count = Record::count(tables.sessions, txn, key.as_ref(), expiry, tables.room, waits, increment)?;
+                refused |= count.is_none();
+                increment.outcome = count.map_or(Outcome::Failed, Outcome::Count);
             }
-            tables.bus.append(txn, publications)
+            if refused {
+                batch.withdraw_uncounted();
+            }
+            tables.publish(txn, &batch.publications)
         });
         if counted.is_err() {
-            increments.iter_mut().for_each(|increment| increment.outcome = Outcome::Failed);
+            batch.increments.iter_mut().for_each(|increment| increment.outcome = Outcome::Failed);
         }
         counted
     }
 
     /// Fills in the counts as they are now.
     fn look_up<'a>(&self, increments: impl Iterator<Item = &'a mut Increment>) -> Result<(), BackplaneError> {
-        let expired_before = self.expired_before(unix_seconds());
+        let expiry = self.expiry(unix_seconds());
         let txn = self.env.read_txn()?;
         for increment in increments {
-            let record = Record::get(self.sessions, &txn, increment.token.key().as_ref(), expired_before)?;
+            let record = Record::get(self.sessions, &txn, increment.token.key().as_ref(), expiry)?;
             let count = record.map_or(0, |record| record.count);
             increment.outcome = Outcome::Count(count.max(increment.floor.unwrap_or(0)));
         }
         Ok(())
     }
 
-    /// Sessions that were last used before this time (seconds since 1970) have expired.
-    fn expired_before(&self, now: u64) -> u64 {
-        now.saturating_sub(self.options.session_ttl.as_secs())
+    fn tables(&self) -> [Table; 6] {
+        [self.sessions, self.meta, self.deltas, self.journal, self.bus.log, self.bus.peers]
     }
 
-    /// Begins the one write transaction that all processes share, with disk space for `changes` records and `bytes` of
-    /// other data behind it. The scoreboard shows who waits and who holds the lock.
-    fn write<T>(
-        &mut self,
-        aim: Aim,
-        changes: usize,
-        bytes: usize,
-        act: impl FnOnce(&mut RwTxn<'_>, &mut Tables<'_>) -> Result<T, BackplaneError>,
-    ) -> Result<T, BackplaneError> {
-        let row = self.board.row(self.slot, self.side);
-        let pages = PAGES_PER_COMMIT + PAGES_PER_CHANGE * changes as u64 + (bytes as u64).div_ceil(PAGE);
-        row.set_store_phase(StorePhase::Waiting, monotonic_ms());
-        let outcome = (|| {
-            let mut txn = self.env.write_txn()?;
-            row.set_store_phase(StorePhase::Holding, monotonic_ms());
-            fault::point("store locked");
-            // Under the lock: nobody else extends the used part of the file meanwhile.
-            let (env, data, options) = (&self.env, &self.data, &self.options);
-            let Embedded { sessions, meta, deltas, journal, bus, .. } = self;
-            let (sessions, meta, deltas, journal) = (*sessions, *meta, *deltas, *journal);
-            let mut tables = Tables { sessions, meta, deltas, journal, bus };
-            if aim == Aim::Growth && !tables.have_room(env, &txn, pages, options.max_size / PAGE)? {
-                return Err(full(options));
-            }
-            self.allocated = reserve(env, data, options, self.allocated, self.map_size, pages * PAGE)?;
-            let value = act(&mut txn, &mut tables)?;
-            txn.commit()?;
-            Ok(value)
-        })();
-        row.set_store_phase(StorePhase::Idle, 0);
-        outcome.map_err(|error| match error {
-            BackplaneError::Store(heed::Error::Mdb(MdbError::MapFull)) => full(&self.options),
-            other => other,
-        })
+    /// Which sessions have expired at this time (seconds since 1970).
+    fn expiry(&self, now: u64) -> Expiry {
+        Expiry { now, lifetimes: self.options.lifetimes }
     }
-}
 
-/// What a transaction is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Aim {
-    /// It may make the store larger, up to its allowed size.
-    Growth,
-    /// It takes no lasting space, or gives some back: the store may be full, and what is left is for this.
-    Upkeep,
-}
-
-impl Aim {
-    /// What the store must have room for.
-    pub(crate) fn of(batch: &Batch) -> Aim {
-        if batch.grows() { Aim::Growth } else { Aim::Upkeep }
-    }
-}
-
-/// The tables, while a transaction is open.
-struct Tables<'a> {
-    sessions: Table,
-    meta: Table,
-    deltas: Table,
-    journal: Table,
-    bus: &'a mut Bus,
-}
-
-impl Tables<'_> {
-    /// Whether so many more pages are within what is allowed. Pages that expired sessions have left count as room: LMDB
-    /// never gives them back to the file, but uses them first.
-    fn have_room(&self, env: &Env<WithoutTls>, txn: &RoTxn<'_>, pages: u64, allowed: u64) -> heed::Result<bool> {
-        if env.info().last_page_number as u64 + 1 + pages <= allowed {
-            return Ok(true);
+    /// How a backplane is whose store this is.
+    pub(super) fn short(&self, health: Health) -> Health {
+        match &self.shortage {
+            Some(short) => health.refusing(Reason::StoreFull, short.since),
+            None => health,
         }
-        let mut used = 0;
-        for table in [self.sessions, self.meta, self.deltas, self.journal, self.bus.log, self.bus.peers] {
-            let stat = table.stat(txn)?;
-            used += (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64;
-        }
-        Ok(used + pages <= allowed)
+    }
+
+    /// Whether new sessions are refused, as far as this worker knows.
+    pub(crate) fn is_short(&self) -> bool {
+        self.shortage.is_some()
     }
 }
 
@@ -368,7 +313,7 @@ impl Backplane for Embedded {
     fn knows(&self, token: &Token) -> Option<bool> {
         let record = || {
             let txn = self.env.read_txn()?;
-            Record::get(self.sessions, &txn, token.key().as_ref(), self.expired_before(unix_seconds()))
+            Record::get(self.sessions, &txn, token.key().as_ref(), self.expiry(unix_seconds()))
         };
         match record() {
             Ok(record) => Some(record.is_some()),
@@ -380,41 +325,12 @@ impl Backplane for Embedded {
     }
 
     fn health(&mut self) -> Health {
-        Health::new("embedded", self.options.state_dir.display().to_string())
+        self.short(Health::new("embedded", self.options.state_dir.display().to_string()))
     }
 
     fn close(self: Box<Self>) -> Result<(), BackplaneError> {
         self.leave()
     }
-}
-
-/// Sees to it that `headroom` bytes after the used part of the data file have disk space behind them, as far as the map
-/// goes. Beyond it LMDB itself refuses.
-fn reserve(
-    env: &Env<WithoutTls>,
-    data: &File,
-    options: &Options,
-    allocated: u64,
-    map_size: u64,
-    headroom: u64,
-) -> Result<u64, BackplaneError> {
-    let used = (env.info().last_page_number as u64 + 1) * PAGE;
-    let wanted = (used + headroom).min(map_size);
-    if wanted <= allocated {
-        return Ok(allocated);
-    }
-    store::preallocate(data, allocated, wanted).map_err(|source| match source.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => BackplaneError::Full(format!("no space left for {}", data_file(options))),
-        _ => BackplaneError::Io { what: format!("reserving space for {}", data_file(options)), source },
-    })
-}
-
-fn full(options: &Options) -> BackplaneError {
-    BackplaneError::Full(format!("{} has reached its allowed {} bytes", data_file(options), options.max_size))
-}
-
-fn data_file(options: &Options) -> String {
-    Path::new(&options.state_dir).join("data.mdb").display().to_string()
 }
 
 fn unix_seconds() -> u64 {

@@ -16,6 +16,8 @@ pub(crate) struct Health {
     pub(crate) away: Option<Reason>,
     /// Why the other hosts are not heard, though it is there.
     pub(crate) deaf: Option<Reason>,
+    /// Why it refuses sessions that it does not have, though it counts the others.
+    pub(crate) refuses: Option<Reason>,
     /// Why it is away, in the words of whoever noticed.
     pub(crate) detail: String,
     /// Since when it is there, or away.
@@ -47,6 +49,7 @@ impl Health {
             target,
             away: None,
             deaf: None,
+            refuses: None,
             detail: String::new(),
             since: Instant::now(),
             degraded_since: 0,
@@ -82,7 +85,33 @@ impl Health {
 
     /// Why it is degraded, if it is.
     pub(crate) fn degraded(&self) -> Option<Reason> {
-        self.away.or(self.deaf)
+        self.away.or(self.refuses).or(self.deaf)
+    }
+
+    /// Redis is at its maxmemory, or is not: then it refuses sessions that it does not have. Logs it when that changes.
+    pub(crate) fn note_memory(&mut self, is_full: bool) {
+        if self.refuses.is_some() == is_full {
+            return;
+        }
+        if is_full {
+            self.degrade();
+            tracing::warn!(
+                event = "redis_full",
+                "redis has reached its maxmemory: sessions that it does not have are refused"
+            );
+        } else {
+            tracing::info!(event = "redis_has_room", "redis takes new sessions again");
+        }
+        self.refuses = is_full.then_some(Reason::OutOfMemory);
+    }
+
+    /// The same, of one that refuses new sessions since then (milliseconds since 1970), unless something worse is wrong.
+    pub(crate) fn refusing(mut self, reason: Reason, since: u64) -> Health {
+        if self.degraded().is_none() {
+            self.degraded_since = since;
+        }
+        self.refuses.get_or_insert(reason);
+        self
     }
 
     fn degrade(&mut self) {

@@ -28,9 +28,10 @@ use tokio::sync::mpsc;
 use super::embedded::ledger::{Answered, Plan, Unit, UnitId};
 use super::{Aim, Announced, Backplane, BackplaneError, Embedded, Health, Progress, Settlement};
 use crate::batch::{Batch, Publication};
+use crate::lifetimes::Lifetimes;
 use crate::redis::{Failure, Reason, Settings};
 use baton_ipc::fault;
-use script::{Counted, Layout};
+use script::{Counted, Layout, Tally};
 
 pub(crate) use bus::Message;
 use driver::Bounds;
@@ -92,7 +93,7 @@ impl Redis {
     pub(crate) fn new(
         host: Embedded,
         settings: &Settings,
-        session_ttl: Duration,
+        lifetimes: Lifetimes,
         max_text: usize,
     ) -> Result<(Redis, Driver), Failure> {
         // One at a time is under way.
@@ -102,7 +103,7 @@ impl Redis {
             Rc::new(RefCell::new(Health::new("redis", format!("{}, prefix {}", settings.address, settings.prefix))));
         let connector = crate::redis::Connector::new(settings)?;
         let cluster = connector.is_cluster();
-        let layout = Rc::new(Layout::new(settings, session_ttl, cluster));
+        let layout = Rc::new(Layout::new(settings, lifetimes, cluster));
         let bounds = Bounds { answer: settings.timeout, text: max_text };
         let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone(), bounds);
         let redis = Redis {
@@ -130,13 +131,13 @@ impl Redis {
     fn plan(
         &mut self,
         aim: Aim,
-        batch: &Batch,
+        batch: &mut Batch,
         left_behind: Vec<Unit>,
     ) -> Result<Option<(Flight, Stages)>, BackplaneError> {
         let (layout, source) = (self.layout.clone(), &mut self.source);
         let (mut plan, merged) = self.host.plan(
             aim,
-            &batch.increments,
+            &mut batch.increments,
             &self.answered,
             |session| layout.group(session),
             || {
@@ -227,27 +228,29 @@ impl Redis {
             }
             None => None,
         };
-        let mut outcome = Ok(());
+        let (mut outcome, mut is_full) = (Ok(()), None);
         for unit in flight.plan.before {
             // Without an answer it stays in the journal.
             match answer(&unit) {
-                Some(Counted::Counts(counts)) => self.answered.push((unit, Some(known(&counts)))),
+                Some(Counted::Counts(tallies, _)) => self.answered.push((unit, Some(known(&tallies)))),
                 Some(Counted::Stale) => self.answered.push((unit, None)),
                 None => {}
             }
         }
         for planned in flight.plan.units {
             // Stale could only be one that was sent before, and these are new.
-            let Some(Counted::Counts(counts)) = answer(&planned.unit) else {
+            let Some(Counted::Counts(tallies, full)) = answer(&planned.unit) else {
                 outcome = outcome.and(self.host.keep(&planned, &mut batch.increments));
                 fault::point("unit kept");
                 continue;
             };
+            is_full = Some(is_full.unwrap_or(false) || full);
+            let counts: Vec<Option<u64>> = tallies.iter().map(|tally| count_of(*tally)).collect();
             planned.answer(&counts, &mut batch.increments);
-            for (item, _) in planned.unit.items.iter().zip(&counts).filter(|(_, count)| count.is_none()) {
+            for (item, _) in planned.unit.items.iter().zip(&tallies).filter(|(_, tally)| **tally == Tally::Odd) {
                 tracing::error!(session_hash = %item.session.fingerprint(), "the session's key in redis holds something else: it is not counted");
             }
-            self.answered.push((planned.unit, Some(known(&counts))));
+            self.answered.push((planned.unit, Some(known(&tallies))));
         }
         if flight.publications > 0
             && let Some(Err(failure)) = answers.next()
@@ -255,6 +258,9 @@ impl Redis {
             lost.get_or_insert(failure);
             // They may have reached somebody, or nobody: those on this host hear them from here.
             outcome = outcome.and(self.host.publish_here(&batch.publications));
+        }
+        if let Some(is_full) = is_full {
+            self.health.borrow_mut().note_memory(is_full);
         }
         if let Some(failure) = lost {
             self.lose(&failure);
@@ -273,9 +279,16 @@ fn excerpt(value: &Value) -> String {
     text.chars().take(MAX_CHARACTERS).collect()
 }
 
+fn count_of(tally: Tally) -> Option<u64> {
+    match tally {
+        Tally::Count(count) => Some(count),
+        Tally::Odd | Tally::NoMemory => None,
+    }
+}
+
 /// The counts of sessions, 0 for those that have none.
-fn known(counts: &[Option<u64>]) -> Vec<u64> {
-    counts.iter().map(|count| count.unwrap_or(0)).collect()
+fn known(tallies: &[Tally]) -> Vec<u64> {
+    tallies.iter().map(|tally| count_of(*tally).unwrap_or(0)).collect()
 }
 
 fn new_source() -> UnitId {
@@ -369,7 +382,7 @@ impl Backplane for Redis {
     fn health(&mut self) -> Health {
         let mut health = self.health.borrow().clone();
         health.pending = self.host.unmerged().unwrap_or(0);
-        health
+        self.host.short(health)
     }
 
     fn published(&mut self) -> Result<(Vec<Publication>, u64), BackplaneError> {

@@ -77,7 +77,7 @@ impl Admin {
         let sessions = match &settings.redis {
             None => Ok(Sessions::Host),
             Some(redis) => {
-                RedisSessions::new(redis, settings.session_ttl).map(|redis| Sessions::Redis(Box::new(redis)))
+                RedisSessions::new(redis, settings.lifetimes()).map(|redis| Sessions::Redis(Box::new(redis)))
             }
         };
         let (sessions, superusers) = match sessions.and_then(|sessions| Ok((sessions, Superusers::of(settings)?))) {

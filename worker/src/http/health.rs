@@ -34,7 +34,11 @@ pub(super) fn ready<A: App>(shared: &Shared<A>) -> Response {
     // Clients are served all the same: no reason to take the service out of a rotation.
     let why = |row: Row<'_>| Reason::from_code(row.gauge(Gauge::DegradedWhy as usize).get());
     let away = serving().filter_map(|slot| why(slot.current()));
-    let mut degraded: Vec<String> = away.map(|reason| format!("redis: {}", reason.label())).collect();
+    let words = |reason: Reason| match reason {
+        Reason::StoreFull => reason.label().to_owned(),
+        _ => format!("redis: {}", reason.label()),
+    };
+    let mut degraded: Vec<String> = away.map(words).collect();
     degraded.sort();
     degraded.dedup();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -63,17 +63,19 @@ fn backplane(board: &Scoreboard, embedded: bool) -> Value {
     let serving = || board.views().map(|(_, slot)| slot.current()).filter(|row| row.state() == State::Serving);
     let gauge = |row: &Row<'_>, gauge: Gauge| row.gauge(gauge as usize).get();
     let store_ok = serving().all(|row| gauge(&row, Gauge::StoreOk) == 1);
-    if embedded {
-        return json!({ "kind": "embedded", "ok": store_ok });
-    }
     let away =
         serving().filter(|row| gauge(row, Gauge::Degraded) > 0).min_by_key(|row| gauge(row, Gauge::DegradedSince));
     let reason = away.and_then(|row| Reason::from_code(gauge(&row, Gauge::DegradedWhy)));
+    let (ok, reason) = (store_ok && away.is_none(), reason.map(Reason::label));
+    let since = away.map(|row| rfc3339(gauge(&row, Gauge::DegradedSince)));
+    if embedded {
+        return json!({ "kind": "embedded", "ok": ok, "degraded_since": since, "reason": reason });
+    }
     json!({
         "kind": "redis",
-        "ok": store_ok && away.is_none(),
-        "degraded_since": away.map(|row| rfc3339(gauge(&row, Gauge::DegradedSince))),
-        "reason": reason.map(Reason::label),
+        "ok": ok,
+        "degraded_since": since,
+        "reason": reason,
         "pending": serving().map(|row| gauge(&row, Gauge::Pending)).max().unwrap_or(0),
     })
 }

@@ -79,8 +79,10 @@ impl<A: App> Hub<A> {
         self.metrics.add(Single::Commits, 1);
         match outcome {
             Ok(()) => {
-                self.metrics.add(Single::Increments, batch.messages());
-                self.metrics.observe_value(&BATCH, batch.messages(), 1);
+                let (counted, failed) = batch.counted();
+                self.metrics.add(Single::Increments, counted);
+                self.metrics.observe_value(&BATCH, counted, 1);
+                self.metrics.error(Errors::Store, failed);
             }
             Err(ref error) => {
                 self.metrics.add(Single::StoreFailures, 1);
@@ -101,9 +103,10 @@ impl<A: App> Hub<A> {
         self.metrics.gauge(Gauge::StoreOk, self.store_ok.into());
     }
 
-    /// While the store fails, tries it without waiting for a client: nobody sends clients to a worker that is not ready.
+    /// While the store fails or refuses new sessions, tries it without waiting for a client: nobody sends clients to a
+    /// worker that is not ready.
     pub(crate) fn try_store_again(&mut self) {
-        if !self.store_ok && self.under_way.is_none() {
+        if (!self.store_ok || self.backplane.host().is_short()) && self.under_way.is_none() {
             self.commit(Batch::default());
         }
     }

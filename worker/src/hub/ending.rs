@@ -8,6 +8,7 @@ use crate::addresses::Exceeded;
 use crate::app::App;
 use crate::connection::Violation;
 use crate::frame;
+use crate::lifetimes;
 use crate::metrics::{Closes, Errors, Gauge};
 use crate::slab::{Connection, Hold, Phase};
 
@@ -120,15 +121,25 @@ impl<A: App> Hub<A> {
     }
 
     /// Sees to it that no session expires under an open connection, however silent: looks at so many connections that
-    /// all are seen four times within the time to live. Called every second.
+    /// all are seen four times within the time to live of a new session. Those that are not new are kept in every so many
+    /// passes only, four times within theirs. Called every second.
     pub(crate) fn keep_sessions(&mut self) {
-        let ttl = self.settings.session_ttl.as_secs().max(1) as usize;
+        let lifetimes = self.settings.lifetimes();
+        let new = lifetimes.new.max(1);
+        let passes = (lifetimes.session / new).max(1);
         let all = self.connections.capacity();
-        let looked_at = (4 * all).div_ceil(ttl).min(all);
+        let looked_at = (4 * all).div_ceil(new as usize).min(all);
         for _ in 0..looked_at {
             self.kept = (self.kept + 1) % all;
+            if self.kept == 0 {
+                self.kept_passes += 1;
+            }
+            let is_due = |connection: &Connection<A::State>| {
+                lifetimes::is_new(connection.shown) || self.kept_passes.is_multiple_of(passes)
+            };
             if let Some(connection) = self.connections.get(self.kept)
                 && (connection.shown > 0 || connection.resumed)
+                && is_due(connection)
             {
                 self.batch.touch(connection.token.clone());
             }

@@ -17,7 +17,11 @@ impl<A: App> Hub<A> {
         let health = self.backplane.health();
         let away = health.away.map(|reason| format!("{} {}", health.kind, reason.words()));
         let deaf = |reason: Reason| format!("the other hosts are not heard: {} {}", health.kind, reason.words());
-        away.or(health.deaf.map(deaf))
+        let refuses = health.refuses.map(|reason| {
+            let what = if reason == Reason::StoreFull { "the store" } else { health.kind };
+            format!("{what} {}: new sessions are refused", reason.words())
+        });
+        away.or(refuses).or(health.deaf.map(deaf))
     }
 
     /// Tells the metrics how the backplane is. Called every second, and when that has changed.

@@ -36,11 +36,13 @@ pub enum Reason {
     Tls = 10,
     /// Anything else; the detail says what.
     Other = 11,
+    /// Not Redis: the store of this host is full.
+    StoreFull = 12,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::Unreachable,
         Reason::Timeout,
         Reason::Loading,
@@ -52,6 +54,7 @@ impl Reason {
         Reason::ClusterDown,
         Reason::Tls,
         Reason::Other,
+        Reason::StoreFull,
     ];
 
     /// The number that stands for it in shared memory, from 1.
@@ -78,6 +81,7 @@ impl Reason {
             Reason::ClusterDown => "cluster_down",
             Reason::Tls => "tls",
             Reason::Other => "other",
+            Reason::StoreFull => "store_full",
         }
     }
 
@@ -95,6 +99,7 @@ impl Reason {
             Reason::ClusterDown => "has slots that no node serves",
             Reason::Tls => "is not reached by TLS that can be trusted",
             Reason::Other => "answers with an error",
+            Reason::StoreFull => "is full",
         }
     }
 }
@@ -217,12 +222,12 @@ mod tests {
     #[test]
     fn numbers_stay_what_they_are() {
         let codes: Vec<u64> = Reason::ALL.iter().map(|reason| reason.code()).collect();
-        assert_eq!(codes, (1..=11).collect::<Vec<_>>());
+        assert_eq!(codes, (1..=12).collect::<Vec<_>>());
         for reason in Reason::ALL {
             assert_eq!(Reason::from_code(reason.code()), Some(reason));
             assert!(reason.label().chars().all(|c| c.is_ascii_lowercase() || c == '_') && !reason.words().is_empty());
         }
-        assert_eq!((Reason::from_code(0), Reason::from_code(12)), (None, None));
+        assert_eq!((Reason::from_code(0), Reason::from_code(13)), (None, None));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::Shared;
-use super::upkeep::Upkeep;
+use super::upkeep::{self, Upkeep};
 use crate::app::App;
 use crate::frame::{self, Kind};
 use crate::heartbeat::{Beat, Beats, rfc3339, wall_ms};
@@ -55,6 +55,7 @@ pub(super) fn spawn<A: App>(shared: &Rc<Shared<A>>) -> io::Result<Tasks> {
         spawn_local(publications(shared.clone(), wake_up)),
         spawn_local(heartbeats(shared.clone())),
         spawn_local(seconds(shared.clone())),
+        spawn_local(upkeep::sweep(shared.clone())),
     ];
     if let Some(interval) = shared.hub.borrow().settings.limits.ping_interval {
         tasks.push(spawn_local(pings(shared.clone(), interval)));

@@ -60,6 +60,7 @@ fn settings(state_dir: &Path) -> Settings {
         heartbeat_interval: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(8),
         session_ttl: Duration::from_secs(3600),
+        new_session_ttl: Duration::from_secs(3600),
         state_dir: state_dir.to_owned(),
         store_max_size: 64 * 1024 * 1024,
         checkpoint_interval: Duration::ZERO,

@@ -3,7 +3,7 @@
 
 use std::ops::Bound;
 
-use super::{Aim, BackplaneError, Embedded};
+use super::{Aim, BackplaneError, Embedded, Need};
 
 /// More bytes of one are not kept.
 const MOST: usize = 512;
@@ -55,7 +55,7 @@ impl Embedded {
         if text.len() > MOST {
             return Ok(());
         }
-        self.write(Aim::Upkeep, 2, MOST, |txn, tables| {
+        self.write(Aim::Upkeep, Need::records(2).and_bytes(MOST), |txn, tables| {
             let last = {
                 let (first, last) = (ring.key(0), ring.key(u64::MAX));
                 let range = (Bound::Included(&first[..]), Bound::Included(&last[..]));

@@ -7,7 +7,7 @@ use std::ops::{Bound, ControlFlow};
 
 use heed::{RoTxn, RwTxn};
 
-use super::{Aim, BackplaneError, Embedded, Table};
+use super::{Aim, BackplaneError, Embedded, Need, Table};
 
 /// What the keys in the table `meta` begin with; then come kind and number. The value: when the bucket is full again
 /// (milliseconds since 1970, little-endian).
@@ -76,7 +76,7 @@ impl Embedded {
             return Ok(Some(wait));
         }
         drop(txn);
-        self.write(Aim::Upkeep, buckets.len() * CHANGES + 1, 0, |txn, tables| {
+        self.write(Aim::Upkeep, Need::records(buckets.len() * CHANGES + 1), |txn, tables| {
             let taken = match look(tables.meta, txn, buckets, now)? {
                 ControlFlow::Continue(taken) => taken,
                 ControlFlow::Break(wait) => return Ok(Some(wait)),
@@ -106,7 +106,7 @@ impl Embedded {
 
     /// Gives one back to each bucket.
     pub(crate) fn put_back(&mut self, buckets: &[Bucket], now: u64) -> Result<(), BackplaneError> {
-        self.write(Aim::Upkeep, buckets.len() + 1, 0, |txn, tables| {
+        self.write(Aim::Upkeep, Need::records(buckets.len() + 1), |txn, tables| {
             let mut count = count(tables.meta, txn)?;
             for bucket in buckets {
                 let key = bucket.key();

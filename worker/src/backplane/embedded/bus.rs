@@ -11,7 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use heed::{Env, RoTxn, RwTxn, WithoutTls};
 use uuid::Uuid;
 
-use super::{BackplaneError, Table};
+use super::{BackplaneError, Room, Table};
 use crate::batch::Publication;
 
 /// How many publications the log keeps for workers that lag.
@@ -58,10 +58,20 @@ impl Bus {
         &self.socket
     }
 
-    pub(super) fn append(&self, txn: &mut RwTxn<'_>, publications: &[Publication]) -> Result<(), BackplaneError> {
+    /// Adds publications, and drops the oldest beyond what the log may take. Where room is scarce it does not grow.
+    pub(super) fn append(
+        &self,
+        txn: &mut RwTxn<'_>,
+        room: Room,
+        publications: &[Publication],
+    ) -> Result<(), BackplaneError> {
         if publications.is_empty() {
             return Ok(());
         }
+        let max_pages = match room {
+            Room::Plenty => self.max_pages,
+            Room::Scarce(_) | Room::Full(_) => self.max_pages.min(self.pages(txn)?),
+        };
         let mut number = last(self.log, txn)?;
         for Publication { room, text } in publications {
             number += 1;
@@ -80,7 +90,7 @@ impl Bus {
             let Ok(first) = key.try_into().map(u64::from_be_bytes) else { break };
             let too_many = first <= oldest && dropped < 2 * publications.len();
             // The newest stays, whatever its size: its number is the one to go on from.
-            if !too_many && (first == number || self.pages(txn)? <= self.max_pages) {
+            if !too_many && (first == number || self.pages(txn)? <= max_pages) {
                 break;
             }
             self.log.delete(txn, &first.to_be_bytes())?;

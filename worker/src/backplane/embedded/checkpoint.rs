@@ -8,7 +8,7 @@ use baton_ipc::{fault, private};
 use heed::{CompactionOption, Env, RwTxn, WithoutTls};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Aim, BackplaneError, Embedded, Table, unix_seconds};
+use super::{Aim, BackplaneError, Embedded, Need, Table, unix_seconds};
 
 /// The entry of the table `meta`: when the last checkpoint was begun (seconds since 1970), and after which transaction.
 const ENTRY: &[u8] = b"checkpoint";
@@ -31,7 +31,7 @@ impl Embedded {
         if !is_due {
             return Ok(None);
         }
-        let claimed = self.write(Aim::Upkeep, 1, 16, |txn, tables| {
+        let claimed = self.write(Aim::Upkeep, Need::records(1), |txn, tables| {
             // The claim itself is a transaction: what follows it is a change.
             let own = txn.id() as u64;
             let is_due = due(tables.meta.get(txn, ENTRY)?, now, own - 1, interval);

@@ -23,8 +23,9 @@ use std::rc::Rc;
 
 use heed::{RoTxn, RwTxn};
 
-use super::record::Record;
-use super::{Aim, BackplaneError, Embedded, Table, Tables, checkpoint, unix_seconds};
+use super::record::{Altered, Expiry, Record};
+use super::room::Room;
+use super::{Aim, BackplaneError, Embedded, Need, Table, Tables, checkpoint, unix_seconds};
 use crate::batch::{Batch, Increment, Outcome, Publication};
 use crate::count;
 use crate::heartbeat::wall_ms;
@@ -75,6 +76,13 @@ pub(crate) struct Item {
     pub(crate) floor: u64,
     /// How many of them were answered already: they must not be lost.
     sealed: u64,
+}
+
+impl Item {
+    /// Whether any of its messages were answered already.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.sealed > 0
+    }
 }
 
 /// A unit that is ready to be sent, and which increments of the batch its items answer.
@@ -128,11 +136,12 @@ struct Delta {
 
 impl Embedded {
     /// Makes a batch's increments into units, and takes along what is open. `answered` is noted first. `group` says which
-    /// sessions may share a unit, `next` names a unit, `aim` whether the store may be full.
+    /// sessions may share a unit, `next` names a unit, `aim` whether the store may be full. Sessions for which there is no room
+    /// are left out, and their increments failed.
     pub(crate) fn plan(
         &mut self,
         aim: Aim,
-        increments: &[Increment],
+        increments: &mut [Increment],
         answered: &[Answered],
         group: impl Fn(&Key) -> u16,
         mut next: impl FnMut() -> UnitId,
@@ -147,12 +156,15 @@ impl Embedded {
             let order = ledger.txn.id() as u64;
             let mut units: BTreeMap<u16, Drawing> = BTreeMap::new();
             let mut before = BTreeSet::new();
-            for (index, increment) in increments.iter().enumerate() {
+            for (index, increment) in increments.iter_mut().enumerate() {
                 let session = increment.token.key();
                 let group = group(&session);
-                let planned = units.entry(group).or_insert_with(|| Drawing::new(next(), order, group));
                 let delta = if clean { Delta::default() } else { ledger.delta(&session)? };
-                let (item, shown) = ledger.item(&session, &delta, increment)?;
+                let Some((item, shown)) = ledger.item(&session, &delta, increment)? else {
+                    increment.outcome = Outcome::Failed;
+                    continue;
+                };
+                let planned = units.entry(group).or_insert_with(|| Drawing::new(next(), order, group));
                 planned.add(item, Some((index, shown)));
                 before.extend(delta.units.keys().copied());
                 ledger.seal(&session, delta, planned.unit.id)?;
@@ -194,11 +206,10 @@ impl Embedded {
         sessions: usize,
         act: impl FnOnce(&mut Ledger<'_, '_, '_, 'units>) -> Result<T, BackplaneError>,
     ) -> Result<T, BackplaneError> {
-        let now = unix_seconds();
-        let expired_before = self.expired_before(now);
+        let expiry = self.expiry(unix_seconds());
         let changes = 2 * sessions + 2;
-        self.write(aim, changes, 128 * changes, |txn, tables| {
-            let mut ledger = Ledger { txn, tables, now, expired_before, change: 0, confirmed: HashMap::default() };
+        self.write(aim, Need::records(changes).and_bytes(128 * changes), |txn, tables| {
+            let mut ledger = Ledger { txn, tables, expiry, change: 0, confirmed: HashMap::default() };
             let value = act(&mut ledger)?;
             ledger.finish()?;
             Ok(value)
@@ -208,7 +219,8 @@ impl Embedded {
     /// Publishes on this host alone.
     pub(crate) fn publish_here(&mut self, publications: &[Publication]) -> Result<(), BackplaneError> {
         let bytes = publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum();
-        self.write(Aim::Growth, 2 * publications.len(), bytes, |txn, tables| tables.bus.append(txn, publications))?;
+        let need = Need::records(2 * publications.len()).and_bytes(bytes);
+        self.write(Aim::Growth, need, |txn, tables| tables.publish(txn, publications))?;
         self.wake_others();
         Ok(())
     }
@@ -258,13 +270,12 @@ impl Embedded {
 
     /// Counts all that is in the batch here: Redis is away. Sessions of which it alone knows the count stay unknown.
     pub(crate) fn count_here(&mut self, batch: &mut Batch) -> Result<(), BackplaneError> {
-        let aim = Aim::of(batch);
-        let Batch { increments, publications, .. } = batch;
-        let room = publications.iter().map(|p| p.text.len() + p.room.len() + 64).sum::<usize>() / 128;
-        let counted = self.keep_books(aim, increments.len() + publications.len() + room, |ledger| {
-            ledger.tables.bus.append(ledger.txn, publications)?;
+        let room = batch.published_bytes() / 128;
+        let sessions = batch.increments.len() + batch.publications.len() + room;
+        let counted = self.keep_books(Aim::of(batch), sessions, |ledger| {
             let under_way = ledger.under_way()?;
-            for increment in increments.iter_mut() {
+            let mut refused = false;
+            for increment in &mut batch.increments {
                 let session = increment.token.key();
                 if increment.by == 0 {
                     // However long Redis is away, a session does not expire under an open connection.
@@ -278,7 +289,13 @@ impl Embedded {
                     increment.outcome = Outcome::Unknown;
                     continue;
                 }
-                let record = ledger.record(&session)?.unwrap_or_default();
+                let record = ledger.record(&session)?;
+                if record.is_none() && !ledger.tables.room.admits(increment.floor) {
+                    increment.outcome = Outcome::Failed;
+                    refused = true;
+                    continue;
+                }
+                let record = record.unwrap_or_default();
                 let by = u64::from(increment.by);
                 let count = record.count.max(increment.floor.unwrap_or(0)) + by;
                 delta.born |= delta == Delta::default() && increment.begins(count);
@@ -291,22 +308,25 @@ impl Embedded {
                 ledger.put(&session, Record { count, ..record })?;
                 increment.outcome = Outcome::Count(count);
             }
-            Ok(())
+            if refused {
+                batch.withdraw_uncounted();
+            }
+            ledger.tables.publish(ledger.txn, &batch.publications)
         });
         if counted.is_err() {
             // None of it is in the store: nobody may see it.
-            increments.iter_mut().for_each(|increment| increment.outcome = Outcome::Failed);
+            batch.increments.iter_mut().for_each(|increment| increment.outcome = Outcome::Failed);
         }
         counted?;
-        if !publications.is_empty() {
+        if !batch.publications.is_empty() {
             self.wake_others();
         }
-        self.tell_here(increments)
+        self.tell_here(&mut batch.increments)
     }
 
     /// Answers those who only want to know their count, as far as it can be known here.
     fn tell_here(&self, increments: &mut [Increment]) -> Result<(), BackplaneError> {
-        let expired_before = self.expired_before(unix_seconds());
+        let expiry = self.expiry(unix_seconds());
         let txn = self.env.read_txn()?;
         for increment in increments.iter_mut().filter(|increment| increment.by == 0) {
             let session = increment.token.key();
@@ -314,7 +334,7 @@ impl Embedded {
                 Ok(self.deltas.get(&txn, session.as_ref())?.and_then(Delta::decode).is_some_and(|delta| delta.born))
             };
             increment.outcome = if increment.floor.is_some() || born()? {
-                let record = Record::get(self.sessions, &txn, session.as_ref(), expired_before)?;
+                let record = Record::get(self.sessions, &txn, session.as_ref(), expiry)?;
                 let count = record.map_or(0, |record| record.count);
                 Outcome::Count(count.max(increment.floor.unwrap_or(0)))
             } else {
@@ -373,8 +393,7 @@ impl Embedded {
 struct Ledger<'a, 'b, 'txn, 'units> {
     txn: &'a mut RwTxn<'txn>,
     tables: &'a mut Tables<'b>,
-    now: u64,
-    expired_before: u64,
+    expiry: Expiry,
     /// Of the number of unmerged messages.
     change: i64,
     /// What Redis has answered and is not in the records yet.
@@ -383,11 +402,11 @@ struct Ledger<'a, 'b, 'txn, 'units> {
 
 impl<'units> Ledger<'_, '_, '_, 'units> {
     fn record(&self, session: &Key) -> Result<Option<Record>, heed::Error> {
-        Record::get(self.tables.sessions, self.txn, session.as_ref(), self.expired_before)
+        Record::get(self.tables.sessions, self.txn, session.as_ref(), self.expiry)
     }
 
     fn put(&mut self, session: &Key, record: Record) -> Result<(), heed::Error> {
-        Record { touched: self.now, ..record }.put(self.tables.sessions, self.txn, session.as_ref())
+        Record { touched: self.expiry.now, ..record }.put(self.tables.sessions, self.txn, session.as_ref())
     }
 
     fn delta(&self, session: &Key) -> Result<Delta, heed::Error> {
@@ -402,12 +421,19 @@ impl<'units> Ledger<'_, '_, '_, 'units> {
         self.tables.deltas.put(self.txn, session.as_ref(), &delta.encode())
     }
 
-    /// What Redis is told of an increment, and the count that it gets if Redis does not answer.
-    fn item(&mut self, session: &Key, delta: &Delta, increment: &Increment) -> Result<(Item, u64), heed::Error> {
+    /// What Redis is told of an increment, and the count that it gets if Redis does not answer. None: there is no room for a
+    /// session that has no record here.
+    fn item(
+        &mut self,
+        session: &Key,
+        delta: &Delta,
+        increment: &Increment,
+    ) -> Result<Option<(Item, u64)>, heed::Error> {
         let (known, by) = (increment.floor.unwrap_or(0), u64::from(increment.by));
         let (mut shown, mut floor) = (known, 0);
         let answer = self.confirmed.remove(session).unwrap_or(0);
-        self.alter(session, |record| {
+        let may_add = self.tables.room.admits(increment.floor);
+        let altered = self.alter(session, may_add, |record| {
             let Record { count, confirmed, .. } = record.unwrap_or_default().confirmed_at(answer);
             shown = count.max(known) + by;
             // A connection that knows more than the host: then it is the host that has lost its memory.
@@ -415,14 +441,23 @@ impl<'units> Ledger<'_, '_, '_, 'units> {
             let count = if by > 0 { shown } else { count };
             (by > 0 || answer > 0 || record.is_some()).then_some(Record { count, confirmed, touched: 0 })
         })?;
-        Ok((Item { session: *session, by: by + delta.open, floor, sealed: delta.open }, shown))
+        // Who only looks is told what Redis says, whether or not that can be remembered.
+        if altered == Altered::NoRoom && by > 0 {
+            return Ok(None);
+        }
+        Ok(Some((Item { session: *session, by: by + delta.open, floor, sealed: delta.open }, shown)))
     }
 
-    /// Replaces a session's record, with one search.
-    fn alter(&mut self, session: &Key, new: impl FnOnce(Option<Record>) -> Option<Record>) -> Result<(), heed::Error> {
-        let (table, now) = (self.tables.sessions, self.now);
-        let new = |record| new(record).map(|record| Record { touched: now, ..record });
-        Record::alter(table, self.txn, session.as_ref(), self.expired_before, new).map(drop)
+    /// Replaces a session's record, or makes one if it `may_add`, with one search.
+    fn alter(
+        &mut self,
+        session: &Key,
+        may_add: bool,
+        new: impl FnOnce(Option<Record>) -> Option<Record>,
+    ) -> Result<Altered, heed::Error> {
+        let (table, expiry) = (self.tables.sessions, self.expiry);
+        let new = |record| new(record).map(|record| Record { touched: expiry.now, ..record });
+        Record::alter(table, self.txn, session.as_ref(), expiry, may_add, new)
     }
 
     /// A unit is in Redis. Returns how many of its messages were answered before.
@@ -440,16 +475,31 @@ impl<'units> Ledger<'_, '_, '_, 'units> {
         self.change -= merged as i64;
         self.confirmed.reserve(unit.items.len());
         for (item, count) in unit.items.iter().zip(counts.unwrap_or_default()) {
-            self.confirmed.insert(&item.session, *count);
+            if *count == 0 && item.by > 0 {
+                self.forget_uncounted(item)?;
+            } else {
+                self.confirmed.insert(&item.session, *count);
+            }
         }
         Ok(merged)
     }
 
+    /// Redis has not counted a session, and has never answered for it: it leaves no trace here.
+    fn forget_uncounted(&mut self, item: &Item) -> Result<(), heed::Error> {
+        let record = self.record(&item.session)?;
+        let is_alone = record.is_some_and(|record| record.confirmed == 0 && record.count == item.by);
+        if is_alone && self.delta(&item.session)? == Delta::default() {
+            self.tables.sessions.delete(self.txn, item.session.as_ref())?;
+        }
+        Ok(())
+    }
+
     /// Notes what Redis has answered to sessions that are not noted otherwise.
     fn confirm(&mut self) -> Result<(), heed::Error> {
+        let may_add = self.tables.room == Room::Plenty;
         for (session, answer) in std::mem::take(&mut self.confirmed) {
             if answer > 0 {
-                self.alter(session, |record| Some(record.unwrap_or_default().confirmed_at(answer)))?;
+                self.alter(session, may_add, |record| Some(record.unwrap_or_default().confirmed_at(answer)))?;
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use heed::RoTxn;
 
-use super::{Aim, BackplaneError, Embedded, Table};
+use super::{Aim, BackplaneError, Embedded, Need, Table};
 
 /// What the keys in the table `meta` begin with; then come a kind and a number. The value: when it may be forgotten
 /// (seconds since 1970, little-endian).
@@ -44,7 +44,7 @@ impl Embedded {
         if self.is_ended(login)? {
             return Ok(false);
         }
-        self.write(Aim::Upkeep, 4, 0, |txn, tables| {
+        self.write(Aim::Upkeep, Need::records(4), |txn, tables| {
             let (mut kept, mut over) = (0, Vec::new());
             for entry in tables.meta.prefix_iter(txn, PREFIX)? {
                 let (key, value) = entry?;

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use super::record::Record;
-use super::{Aim, BackplaneError, Embedded, unix_seconds};
+use super::{Aim, BackplaneError, Embedded, Need, unix_seconds};
 use crate::count;
 use crate::sessions::{Found, Page, ResetError};
 use crate::token::{Key, MAX_TOKEN, Token};
@@ -24,12 +24,12 @@ impl Embedded {
 
     fn record(&self, session: &Key) -> Result<Option<Record>, BackplaneError> {
         let txn = self.env.read_txn()?;
-        Ok(Record::get(self.sessions, &txn, session.as_ref(), self.expired_before(unix_seconds()))?)
+        Ok(Record::get(self.sessions, &txn, session.as_ref(), self.expiry(unix_seconds()))?)
     }
 
     /// The next sessions whose tokens begin with this, in the order of their keys: those behind `after`.
     pub(crate) fn sessions(&self, beginning: &str, after: Option<&Token>, most: usize) -> Result<Page, BackplaneError> {
-        let expired_before = self.expired_before(unix_seconds());
+        let expiry = self.expiry(unix_seconds());
         let after = after.map(Token::key);
         let txn = self.env.read_txn()?;
         let (mut page, mut looked_at) = (Page::default(), 0);
@@ -50,7 +50,7 @@ impl Embedded {
                     return Ok(page);
                 }
                 page.next = Some(token.spelling());
-                let record = Record::decode(value).filter(|record| record.touched >= expired_before);
+                let record = Record::decode(value).filter(|record| !record.has_expired(expiry));
                 // One that was reset and not used since is as one that never was.
                 page.found.extend(record.map(|record| found(token, record)).filter(|found| found.count > 0));
             }
@@ -62,9 +62,9 @@ impl Embedded {
     /// Has a session's count begin anew; the count that it had. None: there is no such session.
     pub(crate) fn reset(&mut self, token: &Token) -> Result<Option<u64>, ResetError> {
         let now = unix_seconds();
-        let (expired_before, key) = (self.expired_before(now), token.key());
-        let outcome = self.write(Aim::Upkeep, 1, 0, |txn, tables| {
-            let Some(record) = Record::get(tables.sessions, txn, key.as_ref(), expired_before)? else {
+        let (expiry, key) = (self.expiry(now), token.key());
+        let outcome = self.write(Aim::Upkeep, Need::records(1), |txn, tables| {
+            let Some(record) = Record::get(tables.sessions, txn, key.as_ref(), expiry)? else {
                 return Ok(Ok(None));
             };
             let Some(next) = count::reset(record.count) else { return Ok(Err(ResetError::TooOften)) };

@@ -10,10 +10,11 @@ use baton_ipc::{Scoreboard, Side};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{Aim, Embedded, Options};
+use super::{Aim, Embedded, Need, Options};
 use crate::backplane::conformance::{Cluster, Instance, batch, last, publication, token};
 use crate::backplane::{Backplane, BackplaneError, Progress};
 use crate::batch::{Batch, Increment, Outcome, Publication};
+use crate::lifetimes::Lifetimes;
 use crate::store::testing::spawn;
 use crate::store::{self, Membership};
 use crate::token::Token;
@@ -34,7 +35,7 @@ impl Directory {
         let options = Options {
             state_dir: dir.path().to_owned(),
             max_size: 64 * MIB,
-            session_ttl: Duration::from_secs(3600),
+            lifetimes: lifetime(3600),
             checkpoint_interval: Duration::ZERO,
         };
         Directory { membership, options, dir }
@@ -50,6 +51,11 @@ impl Directory {
     }
 }
 
+/// All sessions live for so many seconds.
+pub(crate) fn lifetime(seconds: u64) -> Lifetimes {
+    Lifetimes { session: seconds, new: seconds }
+}
+
 pub(super) fn open(options: Options) -> Result<Embedded, BackplaneError> {
     Embedded::open(options, Rc::new(Scoreboard::create(1).unwrap()), 0, Side::A)
 }
@@ -63,7 +69,7 @@ impl Cluster for Directory {
 
     fn with_ttl(seconds: u64) -> Directory {
         let mut directory = Directory::new();
-        directory.options.session_ttl = Duration::from_secs(seconds);
+        directory.options.lifetimes = lifetime(seconds);
         directory
     }
 
@@ -116,7 +122,7 @@ const ANSWER: &str = "answer ";
 impl Remote {
     fn start(options: &Options) -> Remote {
         let test = format!("{}::instance_process", module_path!().split_once("::").unwrap().1);
-        let order = (&options.state_dir, options.max_size, options.session_ttl.as_secs());
+        let order = (&options.state_dir, options.max_size, options.lifetimes.session);
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", &test, "--nocapture"]).env(INSTANCE, serde_json::to_string(&order).unwrap());
         let mut child = spawn(command.stdin(Stdio::piped())).unwrap();
@@ -223,8 +229,8 @@ impl Instance for Embedded {
 fn instance_process() {
     let Ok(order) = std::env::var(INSTANCE) else { return };
     let (state_dir, max_size, ttl): (PathBuf, u64, u64) = serde_json::from_str(&order).unwrap();
-    let (session_ttl, checkpoint_interval) = (Duration::from_secs(ttl), Duration::ZERO);
-    let mut embedded = open(Options { state_dir, max_size, session_ttl, checkpoint_interval }).unwrap();
+    let (lifetimes, checkpoint_interval) = (lifetime(ttl), Duration::ZERO);
+    let mut embedded = open(Options { state_dir, max_size, lifetimes, checkpoint_interval }).unwrap();
     println!();
     for line in std::io::stdin().lines() {
         let outcome = match serde_json::from_str(&line.unwrap()).unwrap() {
@@ -248,7 +254,7 @@ fn instance_process() {
                 Answer::Published(publications.into_iter().map(|p| (p.room, p.text)).collect(), missed)
             }),
             Call::Claim => embedded.claim_checkpoint().map(|claim| Answer::Claimed(claim.is_some())),
-            Call::Hold => embedded.write(Aim::Upkeep, 1, 0, |_, _| {
+            Call::Hold => embedded.write(Aim::Upkeep, Need::records(1), |_, _| {
                 say(&Answer::Holding);
                 loop {
                     std::thread::park();

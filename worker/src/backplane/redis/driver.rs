@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::bus::{self, Heard, Message, Numbers};
-use super::script::{self, Layout, Scripts};
+use super::script::{self, Counted, Layout, Scripts};
 use super::{Call, Stages};
 use crate::backplane::embedded::ledger::{Unit, UnitId};
 use crate::backplane::{Health, Settlement};
@@ -136,7 +136,7 @@ impl Driver {
         let mut failure = Failure::new(Reason::Unreachable, "not connected yet");
         loop {
             let connected = {
-                let connecting = connect(&self.connector, &self.layout);
+                let connecting = connect(&self.connector, &self.layout, &self.health);
                 tokio::pin!(connecting);
                 loop {
                     tokio::select! {
@@ -204,7 +204,10 @@ impl Driver {
                     let call = Call::Publish(id, vec![message?.encode()]);
                     self.carry_out(&mut connection, scripts, vec![vec![call]]).await.1
                 }
-                _ = pulse.tick() => self.keep_lease(&mut connection, scripts).await,
+                _ = pulse.tick() => match self.is_full() {
+                    true => self.look_for_memory(&mut connection, scripts).await,
+                    false => self.keep_lease(&mut connection, scripts).await,
+                },
                 // A client that comes to a worker which had nothing to say for a while must not be the one to find out.
                 () = self.ended.notified() => ping(&mut connection).await,
                 () = sleep(until_beat) => {
@@ -257,6 +260,18 @@ impl Driver {
         (answers, failed)
     }
 
+    fn is_full(&self) -> bool {
+        self.health.borrow().refuses.is_some()
+    }
+
+    /// Looks whether Redis has memory again, and keeps the lease.
+    async fn look_for_memory(&self, connection: &mut Connection, scripts: &Scripts) -> Option<Failure> {
+        match probe(connection, &self.layout, scripts, &self.health).await {
+            Ok(()) => self.keep_lease(connection, scripts).await,
+            Err(failure) => Some(failure),
+        }
+    }
+
     /// Renews the lease, or takes it when its holder is not heard any more. Says something in any case.
     async fn keep_lease(&self, connection: &mut Connection, scripts: &Scripts) -> Option<Failure> {
         let holder_heard = self.heard.get().is_some_and(|at| at.elapsed() < HOLDER_SILENT);
@@ -290,20 +305,37 @@ impl Driver {
 }
 
 /// Connects, brings the scripts, and sees whether Redis takes changes.
-async fn connect(connector: &Connector, layout: &Layout) -> Result<(Connection, Scripts), Failure> {
+async fn connect(
+    connector: &Connector,
+    layout: &Layout,
+    health: &RefCell<Health>,
+) -> Result<(Connection, Scripts), Failure> {
     let mut connection = connector.connect().await?;
     let digests = connection.execute(script::load()).await.into_iter().collect::<Result<_, _>>()?;
     let scripts = Scripts::from_digests(digests)
         .ok_or_else(|| Failure::new(Reason::Other, "SCRIPT LOAD was not answered with a digest"))?;
+    probe(&mut connection, layout, &scripts, health).await?;
+    Ok((connection, scripts))
+}
+
+/// Commits an empty unit to each group: whether Redis takes changes, and whether it is at its maxmemory.
+async fn probe(
+    connection: &mut Connection,
+    layout: &Layout,
+    scripts: &Scripts,
+    health: &RefCell<Health>,
+) -> Result<(), Failure> {
     let groups = if layout.cluster { script::GROUPS } else { 1 };
     let source = fastrand::u64(..);
     let probe = |group| {
         let id = UnitId { source, number: 1 };
-        layout.commit(&scripts, &Unit { id, order: 0, group, items: Vec::new() })
+        layout.commit(scripts, &Unit { id, order: 0, group, items: Vec::new() })
     };
     let answers = connection.execute((0..groups).map(probe).collect()).await;
-    answers.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok((connection, scripts))
+    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let is_full = |answer| matches!(script::counted(answer, 0), Some(Counted::Counts(_, true)));
+    health.borrow_mut().note_memory(answers.iter().any(is_full));
+    Ok(())
 }
 
 async fn ping(connection: &mut Connection) -> Option<Failure> {

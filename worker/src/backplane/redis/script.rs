@@ -4,12 +4,11 @@
 //! spreads them and still takes those of one tag together. `baton:{3f}:u:SOURCE` remembers the last unit of a source and
 //! its answer. `baton:{bus}:…` is all about publications and the heartbeat.
 
-use std::time::Duration;
-
 use redis::{Cmd, Value, cmd};
 
 use crate::backplane::embedded::ledger::{Unit, UnitId};
 use crate::count::MOST;
+use crate::lifetimes::Lifetimes;
 use crate::redis::Settings;
 use crate::token::{Key, Token};
 
@@ -25,10 +24,15 @@ const REMEMBERED_BRIEFLY: u64 = 60;
 /// How long the lease is held without being renewed, in milliseconds.
 const LEASE_MS: u64 = 3000;
 
-/// `KEYS`: the source's, then the sessions'. `ARGV`: the unit's number, how long to remember it, how long sessions live, and
-/// two lists: for each session the messages to add, as text, and the least that its count is after this (0: nothing is
-/// known of it). The answer: the counts; -1: not a count's key. Any other error undoes what was done. Lists are
-/// MessagePack, one behind the other: single arguments cost more, and this is the hot path.
+/// `KEYS`: the source's, then the sessions'. `ARGV`: the unit's number, how long to remember it, how long sessions live, two
+/// lists, and how long a session of one message lives. The lists: for each session the messages to add, as text, and the
+/// least that its count is after this (0: nothing is known of it; -1: the same, but its messages were answered already).
+/// The answer: the counts; -1: not a count's key; -2: at its maxmemory Redis has no room for a session that it does not
+/// have. Behind them -3, if it is at its maxmemory. Any other error undoes what was done. Lists are MessagePack, one behind
+/// the other: single arguments cost more, and this is the hot path.
+///
+/// Redis refuses a command that may take memory only as the first write of a script. So the first write shows whether it
+/// is at its maxmemory, and one that takes none (`EXPIRE`) lets the others pass: those of sessions that it has.
 const COMMIT: &str = r"
 local call, pcall = redis.call, redis.pcall
 local keys, args = KEYS, ARGV
@@ -44,12 +48,35 @@ local function odd(answer)
   return string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'not an integer', 1, true)
     or string.find(text, 'overflow', 1, true)
 end
-local counts, adds, leasts = {}, cmsgpack.unpack(args[4])
+local full = false
+local function first_refused(answer)
+  if full or not string.find(answer.err or '', 'OOM ', 1, true) then return false end
+  full = true
+  call('EXPIRE', keys[1], args[2])
+  return true
+end
+local function unknown(key, least)
+  return full and least == 0 and not pcall('GET', key)
+end
+local function life(count)
+  if count <= 1 then return args[5] end
+  return args[3]
+end
+local counts, looks, adds, leasts = {}, {}, cmsgpack.unpack(args[4])
 for i = 2, #keys do
   local key, by, least = keys[i], adds[i - 1], leasts[i - 1]
   local count
-  if by ~= '0' then
+  if by == '0' then
+    local value = pcall('GET', key) or '0'
+    count = type(value) == 'string' and #value < 17 and string.match(value, '^%d+$') and tonumber(value) or -1
+    looks[#looks + 1] = i
+  elseif unknown(key, least) then
+    count = -2
+  else
     count = pcall('INCRBY', key, by)
+    if type(count) == 'table' and first_refused(count) then
+      if unknown(key, least) then count = -2 else count = pcall('INCRBY', key, by) end
+    end
     if type(count) == 'table' then
       if not odd(count) then
         for j = 2, i - 1 do
@@ -58,34 +85,50 @@ for i = 2, #keys do
         return count
       end
       count = -1
-    elseif least == 0 then
-      call('EXPIRE', key, args[3])
-    elseif count < least then
-      count = call('INCRBY', key, string.format('%.0f', least - count))
-      call('EXPIRE', key, args[3])
-    end
-  else
-    local value = pcall('GET', key) or '0'
-    count = type(value) == 'string' and #value < 17 and string.match(value, '^%d+$') and tonumber(value) or -1
-    if count >= 0 and count < least then
-      count = least
-      call('SET', key, string.format('%.0f', least), 'EX', args[3])
-    elseif count > 0 then
-      call('EXPIRE', key, args[3])
+    elseif count < 0 and least <= 0 then
+      count = -1
+    else
+      local before = count - by
+      if count < least then count = call('INCRBY', key, string.format('%.0f', least - count)) end
+      if least <= 0 or before <= 1 or count > before + by then call('EXPIRE', key, life(count)) end
     end
   end
   counts[i - 1] = count
 end
-local answer = cmsgpack.pack(counts)
-call('SET', keys[1], args[1] .. ' ' .. answer, 'EX', args[2])
+for j = 1, #looks do
+  local i = looks[j]
+  local key, count, least = keys[i], counts[i - 1], leasts[i - 1]
+  if count >= 0 and count < least then
+    local set = pcall('SET', key, string.format('%.0f', least), 'EX', life(least))
+    if set.err then
+      if not first_refused(set) then return set end
+      call('SET', key, string.format('%.0f', least), 'EX', life(least))
+    end
+    counts[i - 1] = least
+  end
+end
+local function remember()
+  if full then counts[#keys] = -3 end
+  local answer = cmsgpack.pack(counts)
+  return pcall('SET', keys[1], args[1] .. ' ' .. answer, 'EX', args[2]), answer
+end
+local set, answer = remember()
+if first_refused(set) then set, answer = remember() end
+if set.err then return set end
+for j = 1, #looks do
+  local count = counts[looks[j] - 1]
+  if count > 0 then call('EXPIRE', keys[looks[j]], life(count)) end
+end
 return answer
 ";
 
 /// `KEYS`: the source's, the number of the last publication. `ARGV`: the unit's number, how long to remember it, the
-/// command that publishes, the channel, then the texts. Each goes out behind its number.
+/// command that publishes, the channel, then the texts. Each goes out behind its number. `EXPIRE` comes first, here and
+/// below, so that it works at the maxmemory of Redis too: it takes no more memory than it gives back in a minute.
 const PUBLISH: &str = r"
 local done = redis.call('GET', KEYS[1])
 if done and tonumber(done) >= tonumber(ARGV[1]) then return 0 end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 for i = 5, #ARGV do
   redis.call(ARGV[3], ARGV[4], redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[i])
 end
@@ -99,6 +142,7 @@ return 1
 const LEASE: &str = r"
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
+redis.call('EXPIRE', KEYS[1], 60)
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call(ARGV[3], ARGV[4], (redis.call('GET', KEYS[2]) or '0') .. ' ' .. ARGV[5])
 return 1
@@ -109,6 +153,7 @@ return 1
 const BEAT: &str = r"
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if tonumber(redis.call('GET', KEYS[2]) or '0') >= tonumber(ARGV[2]) then return 1 end
+redis.call('EXPIRE', KEYS[2], 60)
 redis.call('SET', KEYS[2], ARGV[2], 'EX', 60)
 redis.call(ARGV[3], ARGV[4], redis.call('INCR', KEYS[3]) .. ' ' .. ARGV[5])
 return 1
@@ -149,15 +194,15 @@ impl Scripts {
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) prefix: String,
-    pub(super) session_ttl: u64,
+    pub(super) lifetimes: Lifetimes,
     /// Keys of one command must have one tag.
     pub(super) cluster: bool,
 }
 
 impl Layout {
-    pub(super) fn new(settings: &Settings, session_ttl: Duration, cluster: bool) -> Layout {
+    pub(super) fn new(settings: &Settings, lifetimes: Lifetimes, cluster: bool) -> Layout {
         // A second longer than the host's own record of it, whose seconds are whole ones: it must not outlive the session.
-        Layout { prefix: settings.prefix.clone(), session_ttl: session_ttl.as_secs() + 1, cluster }
+        Layout { prefix: settings.prefix.clone(), lifetimes: lifetimes.plus(1), cluster }
     }
 
     /// The channel of all publications.
@@ -231,7 +276,8 @@ impl Layout {
             command.arg(&key);
         }
         let remembered = if sessions == 0 { REMEMBERED_BRIEFLY } else { REMEMBERED };
-        command.arg(unit.id.number).arg(remembered).arg(self.session_ttl).arg(lists(unit));
+        command.arg(unit.id.number).arg(remembered);
+        command.arg(self.lifetimes.session).arg(lists(unit)).arg(self.lifetimes.new);
         command
     }
 
@@ -282,17 +328,31 @@ fn lists(unit: &Unit) -> Vec<u8> {
     }
     let _ = rmp::encode::write_array_len(&mut lists, length);
     for item in &unit.items {
-        let least = if item.floor == 0 { 0 } else { item.floor + item.by };
-        let _ = rmp::encode::write_uint(&mut lists, least);
+        let _ = match item.floor {
+            0 if item.is_answered() => rmp::encode::write_sint(&mut lists, -1),
+            0 => rmp::encode::write_sint(&mut lists, 0),
+            floor => rmp::encode::write_uint(&mut lists, floor + item.by),
+        };
     }
     lists
+}
+
+/// What Redis answers for one session of a unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Tally {
+    /// Its count.
+    Count(u64),
+    /// Its key holds something else.
+    Odd,
+    /// There is no memory for a session that Redis does not have.
+    NoMemory,
 }
 
 /// What Redis answers to a unit.
 #[derive(Debug, PartialEq)]
 pub(super) enum Counted {
-    /// The counts of its sessions; none for one whose key holds something else.
-    Counts(Vec<Option<u64>>),
+    /// Of each of its sessions, and whether Redis is at its maxmemory.
+    Counts(Vec<Tally>, bool),
     /// A later unit of the source came first: this one was merged long ago.
     Stale,
 }
@@ -304,15 +364,23 @@ pub(super) fn counted(value: &Value, sessions: usize) -> Option<Counted> {
         return Some(Counted::Stale);
     }
     let mut rest = bytes.as_slice();
-    let length = rmp::decode::read_array_len(&mut rest).ok().filter(|length| *length as usize == sessions)?;
+    let length = rmp::decode::read_array_len(&mut rest).ok()? as usize;
     // Counts beyond 2^53 are none, and may come as a float: whoever put them there, no sum with them must overflow.
-    let plausible = |count: i64| u64::try_from(count).ok().filter(|count| *count < MOST);
-    let count = |_| match rest.first() {
-        Some(0xca) => rmp::decode::read_f32(&mut rest).ok().map(|_| None),
-        Some(0xcb) => rmp::decode::read_f64(&mut rest).ok().map(|_| None),
-        Some(_) | None => rmp::decode::read_int::<i64, _>(&mut rest).ok().map(plausible),
+    let tally = |_| match rest.first() {
+        Some(0xca) => rmp::decode::read_f32(&mut rest).ok().map(|_| Tally::Odd),
+        Some(0xcb) => rmp::decode::read_f64(&mut rest).ok().map(|_| Tally::Odd),
+        Some(_) | None => Some(match rmp::decode::read_int::<i64, _>(&mut rest).ok()? {
+            -2 => Tally::NoMemory,
+            count => u64::try_from(count).ok().filter(|count| *count < MOST).map_or(Tally::Odd, Tally::Count),
+        }),
     };
-    (0..length).map(count).collect::<Option<_>>().map(Counted::Counts)
+    let tallies = (0..sessions.min(length)).map(tally).collect::<Option<Vec<_>>>()?;
+    let is_full = match length.checked_sub(sessions)? {
+        0 => false,
+        1 if rmp::decode::read_int::<i64, _>(&mut rest).is_ok_and(|flag| flag == -3) => true,
+        _ => return None,
+    };
+    Some(Counted::Counts(tallies, is_full))
 }
 
 /// Whether the lease is ours: the answer to [`Layout::lease`] and [`Layout::beat`].
@@ -340,7 +408,7 @@ mod tests {
     use crate::token::Token;
 
     fn layout(cluster: bool) -> Layout {
-        Layout { prefix: "p".into(), session_ttl: 60, cluster }
+        Layout { prefix: "p".into(), lifetimes: Lifetimes { session: 60, new: 6 }, cluster }
     }
 
     #[test]
@@ -372,10 +440,14 @@ mod tests {
     fn answers_are_counts() {
         let value = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
         let packed = b"\x93\x03\xff\xcf\x00\x1f\xff\xff\xff\xff\xff\xff";
-        let counts = vec![Some(3), None, Some(9_007_199_254_740_991)];
-        assert_eq!(counted(&value(packed), 3), Some(Counted::Counts(counts)));
+        let counts = vec![Tally::Count(3), Tally::Odd, Tally::Count(9_007_199_254_740_991)];
+        assert_eq!(counted(&value(packed), 3), Some(Counted::Counts(counts, false)));
         assert_eq!((counted(&value(packed), 2), counted(&value(packed), 4)), (None, None));
-        assert_eq!(counted(&value(b"\x90"), 0), Some(Counted::Counts(vec![])));
+        assert_eq!(counted(&value(b"\x90"), 0), Some(Counted::Counts(vec![], false)));
+        assert_eq!(counted(&value(b"\x91\xfd"), 0), Some(Counted::Counts(vec![], true)));
+        let refused = vec![Tally::Count(3), Tally::NoMemory];
+        assert_eq!(counted(&value(b"\x93\x03\xfe\xfd"), 2), Some(Counted::Counts(refused, true)));
+        assert_eq!((counted(&value(b"\x93\x03\xfe\xfd"), 1), counted(&value(b"\x92\x03\xfe"), 1)), (None, None));
         assert_eq!(counted(&value(b"stale"), 3), Some(Counted::Stale));
         assert_eq!(
             (counted(&value(b"x"), 3), counted(&value(b"\x93\x03"), 3), counted(&Value::Nil, 0)),
@@ -383,7 +455,7 @@ mod tests {
         );
         // 2^53, and the largest that INCRBY leads to.
         for too_many in [b"\x91\xcf\x00\x20\x00\x00\x00\x00\x00\x00", b"\x91\xcf\x7f\xff\xff\xff\xff\xff\xff\xff"] {
-            assert_eq!(counted(&value(too_many), 1), Some(Counted::Counts(vec![None])));
+            assert_eq!(counted(&value(too_many), 1), Some(Counted::Counts(vec![Tally::Odd], false)));
         }
     }
 }

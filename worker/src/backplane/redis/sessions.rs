@@ -1,12 +1,11 @@
 //! Sessions in Redis, as an operator looks for them. Over a connection of its own: nobody who counts waits for it.
 
-use std::time::Duration;
-
 use redis::{FromRedisValue, Value, cmd, from_redis_value};
 
 use super::script::Layout;
 use crate::count::{self, RESET};
 use crate::heartbeat::wall_ms;
+use crate::lifetimes::Lifetimes;
 use crate::redis::{Failure, Line, Reason, Settings};
 use crate::sessions::{Found, Page, ResetError};
 use crate::token::Token;
@@ -27,6 +26,8 @@ before = math.max(before, tonumber(ARGV[1]))
 if before == 0 then return false end
 local after = (math.floor(before / tonumber(ARGV[2])) + 1) * tonumber(ARGV[2])
 if after >= tonumber(ARGV[4]) then return {before, 0} end
+-- Behind a write that needs no memory Redis lets all others pass, even at its maxmemory.
+redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('SET', KEYS[1], string.format('%.0f', after), 'EX', ARGV[3])
 return {string.format('%.0f', before), string.format('%.0f', after)}
 ";
@@ -37,9 +38,9 @@ pub(crate) struct RedisSessions {
 }
 
 impl RedisSessions {
-    pub(crate) fn new(settings: &Settings, session_ttl: Duration) -> Result<RedisSessions, Failure> {
+    pub(crate) fn new(settings: &Settings, lifetimes: Lifetimes) -> Result<RedisSessions, Failure> {
         let line = Line::new(settings)?;
-        let layout = Layout::new(settings, session_ttl, line.is_cluster());
+        let layout = Layout::new(settings, lifetimes, line.is_cluster());
         Ok(RedisSessions { line, layout })
     }
 
@@ -94,9 +95,11 @@ impl RedisSessions {
             let count =
                 count.and_then(Result::ok).and_then(|value| from_redis_value::<Option<u64>>(value).ok()).flatten();
             let lives: i64 = lives.and_then(Result::ok).and_then(|value| from_redis_value(value).ok()).unwrap_or(-1);
-            let idle = self.layout.session_ttl.saturating_sub(u64::try_from(lives).unwrap_or(0) / 1000);
-            let used = (wall_ms() / 1000).saturating_sub(idle);
-            all.push(count.map(|count| Found { session: token.clone(), count: count::shown(count), used }));
+            all.push(count.map(|count| {
+                let idle = self.layout.lifetimes.of(count).saturating_sub(u64::try_from(lives).unwrap_or(0) / 1000);
+                let used = (wall_ms() / 1000).saturating_sub(idle);
+                Found { session: token.clone(), count: count::shown(count), used }
+            }));
         }
         Ok(all)
     }
@@ -105,7 +108,7 @@ impl RedisSessions {
     pub(crate) async fn reset(&self, token: &Token, known: u64) -> Result<Option<(u64, u64)>, ResetError> {
         let mut reset = cmd("EVAL");
         reset.arg(RESET_SESSION).arg(1).arg(self.layout.session(&token.key()));
-        reset.arg(known).arg(RESET).arg(self.layout.session_ttl).arg(count::MOST);
+        reset.arg(known).arg(RESET).arg(self.layout.lifetimes.session).arg(count::MOST);
         let answer = self.line.execute(vec![reset]).await?.pop();
         let answer = answer.unwrap_or_else(|| Err(Failure::new(Reason::Other, "no answer")))?;
         match understood::<Option<(u64, u64)>>(answer)? {

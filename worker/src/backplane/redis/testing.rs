@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use super::{Event, Link, Message, Redis};
 use crate::backplane::conformance::{Cluster, Instance, SOON};
-use crate::backplane::embedded::testing::Directory;
+use crate::backplane::embedded::testing::{Directory, lifetime};
 use crate::backplane::{Backplane, BackplaneError, Progress};
 use crate::batch::{Batch, Publication};
+use crate::lifetimes::Lifetimes;
 use crate::redis::Settings;
 use crate::redis::testing::Server;
 use crate::token::Token;
@@ -20,17 +21,17 @@ use crate::token::Token;
 /// A Redis that many hosts share.
 pub(super) struct Hosts {
     pub(super) server: Server,
-    pub(super) ttl: Duration,
+    pub(super) lifetimes: Lifetimes,
 }
 
 impl Hosts {
     pub(super) fn new() -> Hosts {
-        Hosts { server: Server::start(&[]), ttl: Duration::from_secs(3600) }
+        Hosts { server: Server::start(&[]), lifetimes: lifetime(3600) }
     }
 
     /// Another host, which has found Redis and hears what is published.
     pub(super) fn host(&self) -> Host {
-        let mut host = Host::on(Directory::new(), self.server.settings(), self.ttl);
+        let mut host = Host::on(Directory::new(), self.server.settings(), self.lifetimes);
         host.until("Redis is there, and publications are heard", |host| {
             host.is_up() && host.redis.health().lease_holder.is_some()
         });
@@ -46,7 +47,7 @@ impl Cluster for Hosts {
     }
 
     fn with_ttl(seconds: u64) -> Hosts {
-        Hosts { ttl: Duration::from_secs(seconds), ..Hosts::new() }
+        Hosts { lifetimes: lifetime(seconds), ..Hosts::new() }
     }
 
     fn spoil(&self, _: &mut Batch) {
@@ -72,9 +73,9 @@ pub(super) struct Host {
 
 impl Host {
     /// A host that has not tried to find Redis yet.
-    pub(super) fn on(mut directory: Directory, settings: Settings, ttl: Duration) -> Host {
-        directory.options.session_ttl = ttl;
-        let (redis, driver) = Redis::new(directory.open(), &settings, ttl, 1024).unwrap();
+    pub(super) fn on(mut directory: Directory, settings: Settings, lifetimes: Lifetimes) -> Host {
+        directory.options.lifetimes = lifetimes;
+        let (redis, driver) = Redis::new(directory.open(), &settings, lifetimes, 1024).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let local = LocalSet::new();
         let (sender, events) = mpsc::channel(64);

@@ -6,6 +6,8 @@ use crate::backplane::embedded::ledger::{Plan, UnitId};
 use crate::backplane::embedded::testing::Directory;
 use crate::backplane::{Aim, Backplane, Embedded};
 use crate::batch::{Increment, Outcome};
+use crate::lifetimes::Lifetimes;
+use crate::redis::Reason;
 use crate::redis::testing::Server;
 
 // Left out: `a_batch_is_committed_whole_or_not_at_all`, since what Redis does not take is counted on the host, and
@@ -135,11 +137,11 @@ fn another_worker_of_the_host_finishes_what_one_has_left_behind() {
     let mut host = hosts.host();
     assert_eq!(count(&mut host, "a", 10), 10);
     // It is planned, and its worker dies before, or after, it was sent.
-    host.redis.plan(Aim::Growth, &batch(vec![increment("a", 5, 10)], vec![]), Vec::new()).unwrap();
+    host.redis.plan(Aim::Growth, &mut batch(vec![increment("a", 5, 10)], vec![]), Vec::new()).unwrap();
     host.redis.answered.clear();
     let Host { redis, directory, .. } = host;
     drop(redis);
-    let mut next = Host::on(directory, hosts.server.settings(), std::time::Duration::from_secs(3600));
+    let mut next = Host::on(directory, hosts.server.settings(), hosts.lifetimes);
     next.until("Redis is there", |host| host.is_up());
     next.until("it is old enough to be left behind", Host::has_backlog);
     next.work_off();
@@ -174,18 +176,18 @@ fn a_count_that_rests_on_what_another_worker_has_under_way_has_that_go_first() {
     let directory = Directory::new();
     // The ledger is one: by which worker's hand makes no difference.
     let mut host = directory.open();
-    let plan = |worker: &mut Embedded, source, increments: &[Increment]| {
+    let plan = |worker: &mut Embedded, source, increments: &mut [Increment]| {
         worker.plan(Aim::Growth, increments, &[], |_| 0, || UnitId { source, number: 1 }).unwrap().0
     };
     // The names say nothing of the order.
-    plan(&mut host, 9, &[increment("a", 5, 10)]);
+    plan(&mut host, 9, &mut [increment("a", 5, 10)]);
     let mut increments = [increment("a", 3, 10)];
-    let second = plan(&mut host, 2, &increments);
+    let second = plan(&mut host, 2, &mut increments);
     host.keep(&second.units[0], &mut increments).unwrap();
     assert_eq!(increments[0].outcome, Outcome::Count(18));
     let sources = |plan: Plan| plan.before.iter().map(|unit| unit.id.source).collect::<Vec<_>>();
-    assert_eq!(sources(plan(&mut host, 3, &[increment("b", 1, 0)])), [0; 0], "of another session");
-    assert_eq!(sources(plan(&mut host, 4, &[increment("a", 0, 0)])), [9, 2], "as they were made");
+    assert_eq!(sources(plan(&mut host, 3, &mut [increment("b", 1, 0)])), [0; 0], "of another session");
+    assert_eq!(sources(plan(&mut host, 4, &mut [increment("a", 0, 0)])), [9, 2], "as they were made");
 }
 
 #[test]
@@ -225,4 +227,123 @@ fn publications_stay_on_the_host_while_redis_is_away() {
     let (here, _) = one.redis.published().unwrap();
     assert_eq!(here.iter().map(|p| p.text.as_str()).collect::<Vec<_>>(), ["under way", "here", "here too"]);
     assert!(other.hear().unwrap().0.is_empty());
+}
+
+/// An increment that only asks.
+fn look(session: &str) -> Increment {
+    Increment { floor: None, ..increment(session, 0, 0) }
+}
+
+#[test]
+fn at_its_maxmemory_redis_counts_who_it_knows_and_refuses_who_is_new() {
+    let hosts = Hosts::new();
+    let mut host = hosts.host();
+    assert_eq!(count(&mut host, "known", 3), 3);
+    hosts.server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    for n in 4..=20 {
+        let increments = vec![look("known"), increment("new", 1, 0), increment("known", 1, 0), look("nobody")];
+        let mut batch = batch(increments, vec![]);
+        host.settle(&mut batch).unwrap();
+        let outcomes: Vec<Outcome> = batch.increments.iter().map(|increment| increment.outcome).collect();
+        assert_eq!(outcomes, [Outcome::Count(n - 1), Outcome::Failed, Outcome::Count(n), Outcome::Count(0)]);
+    }
+    assert_eq!(resume(&mut host, "known"), Outcome::Count(20));
+    assert!(host.is_up() && !host.has_backlog());
+    assert_eq!(host.redis.health().degraded(), Some(Reason::OutOfMemory));
+    host.redis.rest();
+    let new = crate::backplane::conformance::token("new");
+    assert_eq!((load(&mut host, "new"), host.redis.host().kept_count(&new.key()).unwrap()), (0, 0), "no trace is left");
+    publish(&mut host, ["to all"]);
+    assert_eq!(hear(&mut host, 1), ["to all"]);
+    // A host that comes now is served as well.
+    let mut other = hosts.host();
+    assert_eq!(resume(&mut other, "known"), Outcome::Count(20));
+    assert_eq!(other.redis.health().degraded(), Some(Reason::OutOfMemory));
+    hosts.server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    host.until("Redis has memory again", |host| host.redis.health().degraded().is_none());
+    assert_eq!((count(&mut host, "new", 1), count(&mut host, "known", 1)), (1, 21));
+}
+
+#[test]
+fn what_was_answered_while_redis_was_away_is_merged_even_at_its_maxmemory() {
+    let mut hosts = Hosts::new();
+    let mut host = hosts.host();
+    assert_eq!(count(&mut host, "known", 3), 3);
+    host.redis.rest();
+    hosts.server.kill();
+    assert_eq!(count_after(&mut host, "born", 0), Outcome::Count(1));
+    assert_eq!(count_after(&mut host, "known", 3), Outcome::Count(4));
+    // It has nothing any more, and no room for anything.
+    hosts.server.restart();
+    hosts.server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    comes_back(&mut host);
+    assert_eq!((load(&mut host, "born"), load(&mut host, "known")), (1, 4));
+    assert_eq!(count_after(&mut host, "born", 1), Outcome::Count(2));
+}
+
+#[test]
+fn a_session_of_one_message_lives_shorter_in_redis_too() {
+    let hosts = Hosts { lifetimes: Lifetimes { session: 1000, new: 100 }, ..Hosts::new() };
+    let mut host = hosts.host();
+    let key = host.redis.layout.session(&"a".parse::<crate::token::Token>().unwrap().key());
+    let lives = |hosts: &Hosts| hosts.server.cli(&["TTL", &key]).trim().parse::<i64>().unwrap();
+    assert_eq!(count(&mut host, "a", 1), 1);
+    assert!((1..=101).contains(&lives(&hosts)), "{}", lives(&hosts));
+    assert_eq!(resume(&mut host, "a"), Outcome::Count(1));
+    assert!((1..=101).contains(&lives(&hosts)), "to look is no use: {}", lives(&hosts));
+    assert_eq!(count_after(&mut host, "a", 1), Outcome::Count(2));
+    assert!((102..=1001).contains(&lives(&hosts)), "{}", lives(&hosts));
+    assert_eq!(resume(&mut host, "a"), Outcome::Count(2));
+    assert!((102..=1001).contains(&lives(&hosts)), "{}", lives(&hosts));
+    // One that the host knows from before Redis lost its memory.
+    hosts.server.cli(&["DEL", &key]);
+    assert_eq!(resume(&mut host, "a"), Outcome::Count(2));
+    assert!((102..=1001).contains(&lives(&hosts)), "{}", lives(&hosts));
+}
+
+#[test]
+fn a_full_ledger_refuses_who_is_new_to_the_host_and_goes_on_with_the_others() {
+    let mut directory = Directory::new();
+    directory.options.max_size = 32 * 1024 * 1024;
+    let mut hosts = Hosts::new();
+    let mut host = Host::on(directory, hosts.server.settings(), hosts.lifetimes);
+    host.until("Redis is there", |host| host.is_up());
+    assert_eq!(count(&mut host, "known", 1), 1);
+    let name = |n: usize| format!("{n}-{}", "x".repeat(50));
+    let outcomes = |host: &mut Host, increments: Vec<Increment>| {
+        let mut batch = batch(increments, vec![]);
+        host.settle(&mut batch).unwrap();
+        batch.increments.into_iter().map(|increment| increment.outcome).collect::<Vec<_>>()
+    };
+    let mut n = 0;
+    // What is noted of the batch before needs room as well: it is full when a batch after a refused one is refused.
+    let mut refusals = 0;
+    while refusals < 2 {
+        let increments = (n..n + 20).map(|n| increment(&name(n), 1, 0)).collect();
+        if outcomes(&mut host, increments).contains(&Outcome::Failed) {
+            refusals += 1;
+        } else {
+            (refusals, n) = (0, n + 20);
+        }
+        assert!(n < 400_000, "it never gets full");
+    }
+    assert_eq!(host.redis.health().degraded(), Some(Reason::StoreFull));
+    let mut refused = 0;
+    for count in 2..=10 {
+        let new = (0..19).map(|n| increment(&format!("new-{n}"), 1, 0));
+        let all = outcomes(&mut host, new.chain([increment("known", 1, 0)]).collect());
+        assert_eq!(all[19], Outcome::Count(count));
+        refused += all[..19].iter().filter(|outcome| **outcome == Outcome::Failed).count();
+    }
+    // The pages that are left vary by a few with what is under way.
+    assert!(refused >= 19, "{refused}");
+    assert_eq!(load(&mut host, "known"), 10);
+    // What it has counted while Redis was away can be noted and brought there.
+    hosts.server.kill();
+    for n in 11..=20 {
+        assert_eq!(count_after(&mut host, "known", n - 1), Outcome::Count(n));
+    }
+    hosts.server.restart();
+    comes_back(&mut host);
+    assert_eq!(load(&mut host, "known"), 20);
 }
