@@ -26,6 +26,7 @@ use redis::Value;
 use tokio::sync::mpsc;
 
 use super::embedded::ledger::{Answered, Plan, Unit, UnitId};
+use super::health::News;
 use super::{Aim, Announced, Backplane, BackplaneError, Embedded, Health, Progress, Settlement};
 use crate::batch::{Batch, Publication};
 use crate::lifetimes::Lifetimes;
@@ -196,12 +197,13 @@ impl Redis {
         // The fate of what was under way is not known: nothing later may look as if it had come after it.
         self.source = new_source();
         let mut health = self.health.borrow_mut();
-        if health.down(failure) {
-            tracing::warn!(
-                reason = failure.reason.label(),
-                detail = failure.detail,
-                "redis is away: counting here until it is back"
-            );
+        let (reason, detail) = (failure.reason.label(), &failure.detail);
+        match health.down(failure) {
+            News::Away => tracing::warn!(reason, detail, "redis is away: counting here until it is back"),
+            News::Cause => {
+                tracing::warn!(event = "redis_cause", reason, detail, "redis stays away, now for this reason")
+            }
+            News::Nothing => {}
         }
     }
 
@@ -255,7 +257,9 @@ impl Redis {
         if flight.publications > 0
             && let Some(Err(failure)) = answers.next()
         {
-            lost.get_or_insert(failure);
+            if !driver::is_only_mute(&failure) {
+                lost.get_or_insert(failure);
+            }
             // They may have reached somebody, or nobody: those on this host hear them from here.
             outcome = outcome.and(self.host.publish_here(&batch.publications));
         }
@@ -374,7 +378,9 @@ impl Backplane for Redis {
 
     fn announce(&mut self, message: Message) -> Announced {
         match self.link {
-            Link::Up if self.announcements.try_send(message).is_ok() => Announced::Sent,
+            Link::Up if self.health.borrow().mute.is_none() && self.announcements.try_send(message).is_ok() => {
+                Announced::Sent
+            }
             Link::Up | Link::Down => Announced::Failed,
         }
     }

@@ -21,7 +21,8 @@ impl<A: App> Hub<A> {
             let what = if reason == Reason::StoreFull { "the store" } else { health.kind };
             format!("{what} {}: new sessions are refused", reason.words())
         });
-        away.or(refuses).or(health.deaf.map(deaf))
+        let mute = |reason: Reason| format!("the other hosts are not reached: {} {}", health.kind, reason.words());
+        away.or(refuses).or(health.mute.map(mute)).or(health.deaf.map(deaf))
     }
 
     /// Tells the metrics how the backplane is. Called every second, and when that has changed.

@@ -38,11 +38,13 @@ pub enum Reason {
     Other = 11,
     /// Not Redis: the store of this host is full.
     StoreFull = 12,
+    /// It is a node of a Cluster, and the URL is for a server by itself.
+    IsCluster = 13,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 13] = [
         Reason::Unreachable,
         Reason::Timeout,
         Reason::Loading,
@@ -55,6 +57,7 @@ impl Reason {
         Reason::Tls,
         Reason::Other,
         Reason::StoreFull,
+        Reason::IsCluster,
     ];
 
     /// The number that stands for it in shared memory, from 1.
@@ -82,6 +85,7 @@ impl Reason {
             Reason::Tls => "tls",
             Reason::Other => "other",
             Reason::StoreFull => "store_full",
+            Reason::IsCluster => "is_cluster",
         }
     }
 
@@ -100,6 +104,7 @@ impl Reason {
             Reason::Tls => "is not reached by TLS that can be trusted",
             Reason::Other => "answers with an error",
             Reason::StoreFull => "is full",
+            Reason::IsCluster => "is a node of a Cluster, and the URL is for a single server",
         }
     }
 }
@@ -110,16 +115,44 @@ pub struct Failure {
     pub(crate) reason: Reason,
     pub(crate) detail: String,
     no_script: bool,
+    /// The other side has closed a connection that there was: mostly after something went wrong that it had said.
+    is_severed: bool,
 }
 
 impl Failure {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Failure {
-        Failure { reason, detail: cleaned(&detail.into()), no_script: false }
+        Failure { reason, detail: cleaned(&detail.into()), no_script: false, is_severed: false }
     }
 
     /// Whether a script is not in the cache of the server. The driver brings all of them with each connection.
     pub(crate) fn is_no_script(&self) -> bool {
         self.no_script
+    }
+
+    /// Whether all that is known is that the other side has closed the connection, or broken it.
+    pub(crate) fn is_severed(&self) -> bool {
+        self.is_severed
+    }
+
+    /// Whether a server has answered what an operator must mend before it serves.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self.reason {
+            Reason::NoAuth | Reason::NoPermission | Reason::Tls | Reason::Other | Reason::IsCluster => true,
+            Reason::Unreachable
+            | Reason::Timeout
+            | Reason::Loading
+            | Reason::ReadOnly
+            | Reason::OutOfMemory
+            | Reason::Misconfigured
+            | Reason::ClusterDown
+            | Reason::StoreFull => false,
+        }
+    }
+
+    /// The same, with what was being done.
+    pub(crate) fn while_at(mut self, what: &str) -> Failure {
+        self.detail = format!("{what}: {}", self.detail);
+        self
     }
 
     /// Without a text that nobody must read, should a server have repeated it.
@@ -146,13 +179,14 @@ impl From<&RedisError> for Failure {
             (Some(_), None) | (None, _) => error.to_string(),
         };
         let no_script = error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
-        Failure { no_script, ..Failure::new(reason, detail) }
+        let is_severed = error.is_connection_dropped() && !error.is_connection_refusal();
+        Failure { no_script, is_severed, ..Failure::new(reason, detail) }
     }
 }
 
 fn reason(error: &RedisError) -> Reason {
     // A script that may not, and SELECT, do not say so in the first word.
-    const MAY_NOT: [&str; 2] = ["can't run this command", "no permissions"];
+    const MAY_NOT: [&str; 3] = ["The user executing the script can't", "no permissions", "ACL failure in script"];
     if error.detail().is_some_and(|detail| MAY_NOT.iter().any(|words| detail.contains(words))) {
         return Reason::NoPermission;
     }
@@ -222,12 +256,12 @@ mod tests {
     #[test]
     fn numbers_stay_what_they_are() {
         let codes: Vec<u64> = Reason::ALL.iter().map(|reason| reason.code()).collect();
-        assert_eq!(codes, (1..=12).collect::<Vec<_>>());
+        assert_eq!(codes, (1..=13).collect::<Vec<_>>());
         for reason in Reason::ALL {
             assert_eq!(Reason::from_code(reason.code()), Some(reason));
             assert!(reason.label().chars().all(|c| c.is_ascii_lowercase() || c == '_') && !reason.words().is_empty());
         }
-        assert_eq!((Reason::from_code(0), Reason::from_code(13)), (None, None));
+        assert_eq!((Reason::from_code(0), Reason::from_code(14)), (None, None));
     }
 
     #[test]
@@ -243,6 +277,11 @@ mod tests {
                 "ERR The user executing the script can't run this command or subcommand script: b0764b",
                 Reason::NoPermission,
             ),
+            (
+                "ERR The user executing the script can't publish to the channel mentioned in the command script: b0764b",
+                Reason::NoPermission,
+            ),
+            ("ERR ACL failure in script: User u has no permissions to run the 'set' command", Reason::NoPermission),
             ("ERR this user has no permissions to run the 'select' command", Reason::NoPermission),
             ("OOM command not allowed when used memory > 'maxmemory'.", Reason::OutOfMemory),
             ("MISCONF Redis is configured to save RDB snapshots, but it is unable to", Reason::Misconfigured),
@@ -269,6 +308,9 @@ mod tests {
         let tls = RedisError::from(io::Error::new(io::ErrorKind::InvalidData, inner.clone()));
         assert_eq!(Failure::from(&tls).reason, Reason::Tls);
         assert_eq!(Failure::from(&RedisError::from(inner)).reason, Reason::Tls);
+        let severed = |kind: io::ErrorKind| Failure::from(&RedisError::from(io::Error::from(kind))).is_severed();
+        assert!([io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].into_iter().all(severed));
+        assert!(![io::ErrorKind::ConnectionRefused, io::ErrorKind::TimedOut].into_iter().any(severed));
         let other = RedisError::from((ErrorKind::Io, "Failed to create initial connections"));
         assert_eq!(Failure::from(&other).reason, Reason::Unreachable);
     }

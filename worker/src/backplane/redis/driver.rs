@@ -245,16 +245,23 @@ impl Driver {
                 Call::Commit(unit) => self.layout.commit(scripts, unit),
                 Call::Publish(id, texts) => self.layout.publications(scripts, *id, texts),
             };
-            let commands = stage.iter().map(command).collect();
+            let commands = || stage.iter().map(command).collect();
             // The first has the limit of the connection, which is the same.
             let these = match answers.is_empty() {
-                true => connection.execute(commands).await,
-                false => timeout_at(end, connection.execute(commands)).await.unwrap_or_else(|_| {
+                true => execute(connection, commands).await,
+                false => timeout_at(end, execute(connection, commands)).await.unwrap_or_else(|_| {
                     let late = Failure::new(Reason::Timeout, format!("no answer within {:?}", self.bounds.answer));
                     stage.iter().map(|_| Err(late.clone())).collect()
                 }),
             };
-            failed = these.iter().find_map(|answer| answer.as_ref().err().cloned());
+            let failing = |(call, answer): (&Call, &Result<Value, Failure>)| match (call, answer.as_ref().err()) {
+                (Call::Publish(..), Some(failure)) if is_only_mute(failure) => {
+                    self.health.borrow_mut().note_publishing(Some(failure));
+                    None
+                }
+                (Call::Publish(..) | Call::Commit(_), failure) => failure.cloned(),
+            };
+            failed = stage.iter().zip(&these).find_map(failing);
             answers.extend(these);
         }
         (answers, failed)
@@ -275,12 +282,13 @@ impl Driver {
     /// Renews the lease, or takes it when its holder is not heard any more. Says something in any case.
     async fn keep_lease(&self, connection: &mut Connection, scripts: &Scripts) -> Option<Failure> {
         let holder_heard = self.heard.get().is_some_and(|at| at.elapsed() < HOLDER_SILENT);
-        if holder_heard && !self.health.borrow().holds_lease {
+        let is_mute = self.health.borrow().mute.is_some();
+        if holder_heard && !is_mute && !self.health.borrow().holds_lease {
             // A line that was lost while nobody needed it must not turn the next client away.
             return ping(connection).await;
         }
         let text = Message::Lease(self.me.clone()).encode();
-        self.ask(connection, self.layout.lease(scripts, &self.me, &text)).await
+        self.ask(connection, || self.layout.lease(scripts, &self.me, &text)).await
     }
 
     async fn beat(&self, connection: &mut Connection, scripts: &Scripts, at: u64) -> Option<Failure> {
@@ -288,14 +296,23 @@ impl Driver {
             return None;
         }
         let text = Message::Beat(at).encode();
-        self.ask(connection, self.layout.beat(scripts, &self.me, at, &text)).await
+        self.ask(connection, || self.layout.beat(scripts, &self.me, at, &text)).await
     }
 
     /// Asks something whose answer is whether the lease is ours.
-    async fn ask(&self, connection: &mut Connection, command: redis::Cmd) -> Option<Failure> {
-        match connection.execute(vec![command]).await.pop() {
+    async fn ask(&self, connection: &mut Connection, command: impl Fn() -> redis::Cmd) -> Option<Failure> {
+        match execute(connection, || vec![command()]).await.pop() {
             Some(Ok(value)) => {
-                self.health.borrow_mut().holds_lease = script::held(&value);
+                let mut health = self.health.borrow_mut();
+                health.holds_lease = script::held(&value);
+                health.note_publishing(None);
+                None
+            }
+            // Others may have it: counting goes on.
+            Some(Err(failure)) if is_only_mute(&failure) => {
+                let mut health = self.health.borrow_mut();
+                health.holds_lease = false;
+                health.note_publishing(Some(&failure));
                 None
             }
             Some(Err(failure)) => Some(failure),
@@ -305,17 +322,52 @@ impl Driver {
 }
 
 /// Connects, brings the scripts, and sees whether Redis takes changes.
-async fn connect(
+pub(super) async fn connect(
     connector: &Connector,
     layout: &Layout,
     health: &RefCell<Health>,
 ) -> Result<(Connection, Scripts), Failure> {
     let mut connection = connector.connect().await?;
-    let digests = connection.execute(script::load()).await.into_iter().collect::<Result<_, _>>()?;
-    let scripts = Scripts::from_digests(digests)
-        .ok_or_else(|| Failure::new(Reason::Other, "SCRIPT LOAD was not answered with a digest"))?;
+    let scripts = load(&mut connection).await?;
     probe(&mut connection, layout, &scripts, health).await?;
     Ok((connection, scripts))
+}
+
+/// Makes Redis know the scripts.
+async fn load(connection: &mut Connection) -> Result<Scripts, Failure> {
+    let digests = connection.execute(script::load()).await.into_iter().collect::<Result<_, _>>()?;
+    Scripts::from_digests(digests)
+        .ok_or_else(|| Failure::new(Reason::Other, "SCRIPT LOAD was not answered with a digest"))
+}
+
+/// Carries out commands. A script that the server does not know, since somebody has flushed it or another server has taken
+/// over, is brought once more, and what was not done for its absence is sent again.
+pub(super) async fn execute(
+    connection: &mut Connection,
+    commands: impl Fn() -> Vec<redis::Cmd>,
+) -> Vec<Result<Value, Failure>> {
+    let is_unknown = |answer: &Result<Value, Failure>| answer.as_ref().is_err_and(Failure::is_no_script);
+    let mut answers = connection.execute(commands()).await;
+    if !answers.iter().any(is_unknown) {
+        return answers;
+    }
+    tracing::debug!("redis does not know the scripts any more: they are loaded again");
+    if let Err(failure) = load(connection).await {
+        let missing = answers.iter_mut().filter(|answer| is_unknown(answer));
+        missing.for_each(|answer| *answer = Err(failure.clone()));
+        return answers;
+    }
+    let (places, again): (Vec<usize>, Vec<redis::Cmd>) =
+        commands().into_iter().enumerate().filter(|(place, _)| answers.get(*place).is_some_and(is_unknown)).unzip();
+    for (place, answer) in places.into_iter().zip(connection.execute(again).await) {
+        answers[place] = answer;
+    }
+    answers
+}
+
+/// Whether this failure of a publication, or of the lease, is no loss of Redis: it serves, and its user may not publish.
+pub(super) fn is_only_mute(failure: &Failure) -> bool {
+    failure.reason == Reason::NoPermission
 }
 
 /// Commits an empty unit to each group: whether Redis takes changes, and whether it is at its maxmemory.
@@ -331,7 +383,7 @@ async fn probe(
         let id = UnitId { source, number: 1 };
         layout.commit(scripts, &Unit { id, order: 0, group, items: Vec::new() })
     };
-    let answers = connection.execute((0..groups).map(probe).collect()).await;
+    let answers = execute(connection, || (0..groups).map(probe).collect()).await;
     let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
     let is_full = |answer| matches!(script::counted(answer, 0), Some(Counted::Counts(_, true)));
     health.borrow_mut().note_memory(answers.iter().any(is_full));
@@ -392,7 +444,7 @@ impl Listener {
         let mut health = self.health.borrow_mut();
         if health.away.is_some() || heard.elapsed() < DEAF {
             tracing::debug!(%failure, "no subscription");
-        } else if health.cannot_hear(failure.reason) {
+        } else if health.cannot_hear(failure.reason) && health.mute != Some(failure.reason) {
             let (reason, detail) = (failure.reason.label(), &failure.detail);
             tracing::warn!(reason, detail, "the other hosts are not heard: redis takes commands, but no subscription");
         }
