@@ -116,7 +116,7 @@ fn warn_of_exposure(loaded: &Loaded) {
 fn connect(loaded: &Loaded) -> ExitCode {
     warn_of_exposure(loaded);
     let found = match &loaded.config.worker.redis {
-        Some(redis) => baton_worker::redis::check(redis),
+        Some(redis) => baton_worker::check_redis(redis),
         None => Ok(format!("the backplane is {}: there is nothing to connect to", loaded.config.supervisor.backplane)),
     };
     match found {

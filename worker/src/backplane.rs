@@ -10,6 +10,7 @@ use crate::batch::{Batch, Publication};
 use crate::redis::Failure;
 use crate::token::Token;
 
+pub use self::redis::check_redis;
 pub(crate) use self::redis::{Driver, Event, Message, Redis, RedisSessions};
 pub(crate) use embedded::{Aim, Bucket, Embedded, Login, Options, Ring};
 pub(crate) use health::Health;

@@ -64,6 +64,7 @@ mod worker;
 pub mod fuzzing;
 
 pub use app::{App, Message, Reply, Session};
+pub use backplane::check_redis;
 pub use origin::{Origin, Tuple};
 pub use proxies::{Network, Proxy};
 pub use publication::{MAX_ROOM_BYTES, PublishError};

@@ -9,7 +9,7 @@
 //! | `subscription` | a connection for publications |
 //! | `sentinel` | who is the master |
 //! | `failure` | why Redis does not serve |
-//! | `check` | what an operator should know before the service relies on it |
+//! | `check` | what an operator should know of it |
 
 mod address;
 mod check;
@@ -26,7 +26,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use address::{Address, AddressError};
-pub use check::check;
+pub(crate) use check::describe;
 pub(crate) use connection::{Connection, Connector};
 pub use failure::{Failure, Reason};
 pub(crate) use line::Line;

@@ -10,6 +10,7 @@
 //! [`ledger`]: super::embedded::ledger
 
 mod bus;
+mod check;
 mod driver;
 mod script;
 mod sessions;
@@ -35,6 +36,7 @@ use baton_ipc::fault;
 use script::{Counted, Layout, Tally};
 
 pub(crate) use bus::Message;
+pub use check::check_redis;
 use driver::Bounds;
 pub(crate) use driver::{Driver, Event};
 pub(crate) use sessions::RedisSessions;

@@ -11,12 +11,13 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, Value,
+    ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, Value, cmd,
 };
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::address::{Credentials, Node, Place};
+use super::sentinel::is_text;
 use super::settings::{Settings, read_ca};
 use super::subscription::Inbox;
 use super::{Failure, Reason, refusal, sentinel};
@@ -106,8 +107,10 @@ impl Connector {
     /// publications, goes to `inbox`.
     pub(super) async fn single(&self, inbox: Option<Inbox>) -> Result<MultiplexedConnection, Failure> {
         match &self.settings.address.place {
-            Place::Server { node, .. } => self.to_node(node, inbox).await,
-            Place::Socket(path) => self.open(ConnectionAddr::Unix(path.clone()), self.login(), inbox).await,
+            Place::Server { node, .. } => alone(self.to_node(node, inbox).await?).await,
+            Place::Socket(path) => {
+                alone(self.open(ConnectionAddr::Unix(path.clone()), self.login(), inbox).await?).await
+            }
             Place::Sentinel { sentinels, master, .. } => {
                 let node = sentinel::master(self, sentinels, master).await?;
                 let connection = self.to_node(&node, inbox).await?;
@@ -272,6 +275,19 @@ impl Connection {
             Connection::Single(_) => "PUBLISH",
             Connection::Cluster(_) => "SPUBLISH",
         }
+    }
+}
+
+/// The connection, unless its server is a node of a Cluster, which serves some of the keys only. Every user may ask that:
+/// `HELLO` is what logging in needs.
+async fn alone(mut connection: MultiplexedConnection) -> Result<MultiplexedConnection, Failure> {
+    let Some(Ok(Value::Map(facts))) = in_one_write(&mut connection, vec![cmd("HELLO")]).await.pop() else {
+        return Ok(connection);
+    };
+    let is_node = |(name, value): &(Value, Value)| is_text(name, "mode") && is_text(value, "cluster");
+    match facts.iter().any(is_node) {
+        true => Err(Failure::new(Reason::IsCluster, "use redis+cluster://, or rediss+cluster:// with TLS")),
+        false => Ok(connection),
     }
 }
 

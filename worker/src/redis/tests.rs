@@ -490,31 +490,3 @@ async fn a_server_that_does_not_want_us_says_why() {
     );
     strict.abort();
 }
-
-/// It makes a runtime of its own.
-#[test]
-fn an_operator_is_told_what_it_is_and_what_is_dangerous() {
-    let server = Server::start(&[]);
-    let told = check(&server.settings()).unwrap();
-    let version = server.cli(&["INFO", "server"]);
-    let version = version.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap().trim();
-    let begins = format!(
-        "{} serves: Redis {version}, standalone, master, maxmemory-policy noeviction, data kept nowhere; ",
-        server.url()
-    );
-    assert!(told.starts_with(&begins) && told.contains("warning: a restart of Redis loses"), "{told}");
-    server.cli(&["CONFIG", "SET", "appendonly", "yes"]);
-    server.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-    let told = check(&server.settings()).unwrap();
-    assert!(told.contains("data kept in an append-only file; warning: with that policy"), "{told}");
-    assert_eq!(told.matches("warning").count(), 1, "{told}");
-
-    server.cli(&["ACL", "SETUSER", "default", "-info", "-config"]);
-    let told = check(&server.settings()).unwrap();
-    assert!(told.ends_with("serves; what it is, it does not tell this user (INFO)"), "{told}");
-    server.cli(&["ACL", "SETUSER", "default", "-eval"]);
-    let refused = check(&server.settings()).unwrap_err();
-    assert!(refused.starts_with(&format!("{}: Redis does not permit this user", server.url())), "{refused}");
-    let refused = check(&settings(&format!("redis://:hunter2@{}", free_address()))).unwrap_err();
-    assert!(refused.starts_with("redis://:***@127.") && refused.contains("cannot be reached"), "{refused}");
-}

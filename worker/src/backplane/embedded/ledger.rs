@@ -79,6 +79,11 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// New messages of a session of which nothing is known.
+    pub(crate) fn new(session: Key, by: u64) -> Item {
+        Item { session, by, floor: 0, sealed: 0 }
+    }
+
     /// Whether any of its messages were answered already.
     pub(crate) fn is_answered(&self) -> bool {
         self.sealed > 0

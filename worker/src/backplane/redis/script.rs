@@ -19,7 +19,7 @@ pub(super) const GROUPS: u16 = 256;
 const REMEMBERED: u64 = 7 * 24 * 3600;
 
 /// How long it remembers what nobody sends again, in seconds: what was published, and whether it takes changes.
-const REMEMBERED_BRIEFLY: u64 = 60;
+pub(super) const REMEMBERED_BRIEFLY: u64 = 60;
 
 /// How long the lease is held without being renewed, in milliseconds.
 const LEASE_MS: u64 = 3000;
@@ -28,13 +28,16 @@ const LEASE_MS: u64 = 3000;
 /// lists, and how long a session of one message lives. The lists: for each session the messages to add, as text, and the
 /// least that its count is after this (0: nothing is known of it; -1: the same, but its messages were answered already).
 /// The answer: the counts; -1: not a count's key; -2: at its maxmemory Redis has no room for a session that it does not
-/// have. Behind them -3, if it is at its maxmemory. Any other error undoes what was done. Lists are MessagePack, one behind
-/// the other: single arguments cost more, and this is the hot path.
+/// have. Behind them -3, if it is at its maxmemory. Lists are MessagePack, one behind the other: single arguments cost more,
+/// and this is the hot path.
+///
+/// Redis undoes nothing by itself: any other error, at whichever command, is caught, takes back what was added, and is
+/// returned. To take back needs no command that did not work just before. A unit without sessions tries each command.
 ///
 /// Redis refuses a command that may take memory only as the first write of a script. So the first write shows whether it
 /// is at its maxmemory, and one that takes none (`EXPIRE`) lets the others pass: those of sessions that it has.
 const COMMIT: &str = r"
-local call, pcall = redis.call, redis.pcall
+local protect, call, pcall = pcall, redis.call, redis.pcall
 local keys, args = KEYS, ARGV
 local done = call('GET', keys[1])
 if done then
@@ -62,105 +65,154 @@ local function life(count)
   if count <= 1 then return args[5] end
   return args[3]
 end
-local counts, looks, adds, leasts = {}, {}, cmsgpack.unpack(args[4])
-for i = 2, #keys do
-  local key, by, least = keys[i], adds[i - 1], leasts[i - 1]
-  local count
-  if by == '0' then
-    local value = pcall('GET', key) or '0'
-    count = type(value) == 'string' and #value < 17 and string.match(value, '^%d+$') and tonumber(value) or -1
-    looks[#looks + 1] = i
-  elseif unknown(key, least) then
-    count = -2
-  else
-    count = pcall('INCRBY', key, by)
-    if type(count) == 'table' and first_refused(count) then
-      if unknown(key, least) then count = -2 else count = pcall('INCRBY', key, by) end
-    end
-    if type(count) == 'table' then
-      if not odd(count) then
-        for j = 2, i - 1 do
-          if adds[j - 1] ~= '0' and counts[j - 1] >= 0 then call('DECRBY', keys[j], adds[j - 1]) end
-        end
-        return count
-      end
-      count = -1
-    elseif count < 0 and least <= 0 then
-      count = -1
+local counts, looks, marked, adds, leasts = {}, {}, false, cmsgpack.unpack(args[4])
+local function count_all()
+  for i = 2, #keys do
+    local key, by, least = keys[i], adds[i - 1], leasts[i - 1]
+    local count
+    if by == '0' then
+      local value = pcall('GET', key) or '0'
+      count = type(value) == 'string' and #value < 17 and string.match(value, '^%d+$') and tonumber(value) or -1
+      looks[#looks + 1] = i
+    elseif unknown(key, least) then
+      count = -2
     else
-      local before = count - by
-      if count < least then count = call('INCRBY', key, string.format('%.0f', least - count)) end
-      if least <= 0 or before <= 1 or count > before + by then call('EXPIRE', key, life(count)) end
+      count = pcall('INCRBY', key, by)
+      if type(count) == 'table' and first_refused(count) then
+        if unknown(key, least) then count = -2 else count = pcall('INCRBY', key, by) end
+      end
+      if type(count) == 'table' then
+        if not odd(count) then error(count) end
+        count = -1
+      elseif count < 0 and least <= 0 then
+        count = -1
+      else
+        counts[i - 1] = count
+        local before = count - by
+        if count < least then count = call('INCRBY', key, string.format('%.0f', least - count)) end
+        if least <= 0 or before <= 1 or count > before + by then call('EXPIRE', key, life(count)) end
+      end
+    end
+    counts[i - 1] = count
+  end
+  for j = 1, #looks do
+    local i = looks[j]
+    local key, count, least = keys[i], counts[i - 1], leasts[i - 1]
+    if count >= 0 and count < least then
+      local set = pcall('SET', key, string.format('%.0f', least), 'EX', life(least))
+      if set.err then
+        if not first_refused(set) then error(set) end
+        call('SET', key, string.format('%.0f', least), 'EX', life(least))
+      end
+      counts[i - 1] = least
     end
   end
-  counts[i - 1] = count
+  local function remember()
+    if full then counts[#keys] = -3 end
+    local answer = cmsgpack.pack(counts)
+    return pcall('SET', keys[1], args[1] .. ' ' .. answer, 'EX', args[2]), answer
+  end
+  local set, answer = remember()
+  if first_refused(set) then set, answer = remember() end
+  if set.err then error(set) end
+  marked = true
+  for j = 1, #looks do
+    local count = counts[looks[j] - 1]
+    if count > 0 then call('EXPIRE', keys[looks[j]], life(count)) end
+  end
+  if #keys == 1 then
+    call('EXPIRE', keys[1], args[2])
+    local refused = pcall('INCRBY', keys[1], 1)
+    if type(refused) ~= 'table' or not odd(refused) then error(refused) end
+  end
+  return answer
 end
-for j = 1, #looks do
-  local i = looks[j]
-  local key, count, least = keys[i], counts[i - 1], leasts[i - 1]
-  if count >= 0 and count < least then
-    local set = pcall('SET', key, string.format('%.0f', least), 'EX', life(least))
-    if set.err then
-      if not first_refused(set) then return set end
-      call('SET', key, string.format('%.0f', least), 'EX', life(least))
-    end
-    counts[i - 1] = least
+local fine, answer = protect(count_all)
+if fine then return answer end
+for j = 1, #keys - 1 do
+  if adds[j] ~= '0' and counts[j] and counts[j] >= 0 and pcall('INCRBY', keys[j + 1], '-' .. adds[j]) == 0 then
+    if type(pcall('EXPIRE', keys[j + 1], 0)) == 'table' then pcall('SET', keys[j + 1], 0, 'PX', 1) end
   end
 end
-local function remember()
-  if full then counts[#keys] = -3 end
-  local answer = cmsgpack.pack(counts)
-  return pcall('SET', keys[1], args[1] .. ' ' .. answer, 'EX', args[2]), answer
-end
-local set, answer = remember()
-if first_refused(set) then set, answer = remember() end
-if set.err then return set end
-for j = 1, #looks do
-  local count = counts[looks[j] - 1]
-  if count > 0 then call('EXPIRE', keys[looks[j]], life(count)) end
-end
-return answer
+if marked then pcall('SET', keys[1], done or '0 ', 'EX', args[2]) end
+return redis.error_reply(type(answer) == 'table' and answer.err or answer)
 ";
 
 /// `KEYS`: the source's, the number of the last publication. `ARGV`: the unit's number, how long to remember it, the
 /// command that publishes, the channel, then the texts. Each goes out behind its number. `EXPIRE` comes first, here and
-/// below, so that it works at the maxmemory of Redis too: it takes no more memory than it gives back in a minute.
+/// below, so that it works at the maxmemory of Redis too: it takes no more memory than it gives back in a minute. What
+/// may be refused is tried before anything goes out, and publishing itself before the numbers are taken.
 const PUBLISH: &str = r"
-local done = redis.call('GET', KEYS[1])
+local protect, call = pcall, redis.call
+local done = call('GET', KEYS[1])
 if done and tonumber(done) >= tonumber(ARGV[1]) then return 0 end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-for i = 5, #ARGV do
-  redis.call(ARGV[3], ARGV[4], redis.call('INCR', KEYS[2]) .. ' ' .. ARGV[i])
-end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return 1
+call('EXPIRE', KEYS[1], ARGV[2])
+call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+local fine, refused = protect(function()
+  local number = call('INCRBY', KEYS[2], 0) - 4
+  for i = 5, #ARGV do
+    call(ARGV[3], ARGV[4], string.format('%.0f', number + i) .. ' ' .. ARGV[i])
+  end
+  call('INCRBY', KEYS[2], #ARGV - 4)
+end)
+if fine then return 1 end
+call('SET', KEYS[1], done or 0, 'EX', ARGV[2])
+return redis.error_reply(type(refused) == 'table' and refused.err or refused)
 ";
 
 /// `KEYS`: the lease, the number of the last publication. `ARGV`: who wants it, for how many milliseconds, the command that
 /// publishes, the channel, the text that says who has it; it goes out behind the number of the last publication, and
-/// shows who has missed that. The answer: 1 if it is theirs.
+/// shows who has missed that. The answer: 1 if it is theirs. It is refused to those who may not publish, also while
+/// another has it (as far as Redis can tell: from 7.0), and is not kept by them.
 const LEASE: &str = r"
-local holder = redis.call('GET', KEYS[1])
+local call, pcall = redis.call, redis.pcall
+if redis.acl_check_cmd and not redis.acl_check_cmd(ARGV[3], ARGV[4], '') then
+  return redis.error_reply('NOPERM the user may not publish on the channel ' .. ARGV[4])
+end
+local holder = call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
-redis.call('EXPIRE', KEYS[1], 60)
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call(ARGV[3], ARGV[4], (redis.call('GET', KEYS[2]) or '0') .. ' ' .. ARGV[5])
+local number = call('GET', KEYS[2]) or '0'
+call('EXPIRE', KEYS[1], 60)
+call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local told = pcall(ARGV[3], ARGV[4], number .. ' ' .. ARGV[5])
+if type(told) == 'table' then
+  call('EXPIRE', KEYS[1], 0)
+  return told
+end
 return 1
 ";
 
 /// `KEYS`: the lease, the time of the last heartbeat, the number of the last publication. `ARGV`: who believes to have it,
 /// the time of this heartbeat, the command that publishes, the channel, the text.
 const BEAT: &str = r"
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if tonumber(redis.call('GET', KEYS[2]) or '0') >= tonumber(ARGV[2]) then return 1 end
-redis.call('EXPIRE', KEYS[2], 60)
-redis.call('SET', KEYS[2], ARGV[2], 'EX', 60)
-redis.call(ARGV[3], ARGV[4], redis.call('INCR', KEYS[3]) .. ' ' .. ARGV[5])
+local call, pcall = redis.call, redis.pcall
+if call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local before = call('GET', KEYS[2]) or '0'
+if tonumber(before) >= tonumber(ARGV[2]) then return 1 end
+call('EXPIRE', KEYS[2], 60)
+local number = call('INCRBY', KEYS[3], 0) + 1
+call('SET', KEYS[2], ARGV[2], 'EX', 60)
+local told = pcall(ARGV[3], ARGV[4], string.format('%.0f', number) .. ' ' .. ARGV[5])
+if type(told) == 'table' then
+  call('SET', KEYS[2], before, 'EX', 60)
+  return told
+end
+call('INCRBY', KEYS[3], 1)
 return 1
 ";
 
 /// All of them, in the order of [`Scripts::from_digests`].
 const ALL: [&str; 4] = [COMMIT, PUBLISH, LEASE, BEAT];
+
+/// The commands that the scripts call, as far as they are named there: all but the one that publishes.
+#[cfg(test)]
+pub(super) fn commands() -> Vec<&'static str> {
+    let calls = ALL.iter().flat_map(|script| script.split("call('").skip(1));
+    let mut names: Vec<&str> = calls.filter_map(|rest| rest.split('\'').next()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
 
 /// The commands that make Redis know the scripts.
 pub(super) fn load() -> Vec<Cmd> {
@@ -195,6 +247,8 @@ impl Scripts {
 pub(super) struct Layout {
     pub(super) prefix: String,
     pub(super) lifetimes: Lifetimes,
+    /// How long Redis remembers a unit with sessions, in seconds.
+    pub(super) remembered: u64,
     /// Keys of one command must have one tag.
     pub(super) cluster: bool,
 }
@@ -202,7 +256,7 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn new(settings: &Settings, lifetimes: Lifetimes, cluster: bool) -> Layout {
         // A second longer than the host's own record of it, whose seconds are whole ones: it must not outlive the session.
-        Layout { prefix: settings.prefix.clone(), lifetimes: lifetimes.plus(1), cluster }
+        Layout { prefix: settings.prefix.clone(), lifetimes: lifetimes.plus(1), remembered: REMEMBERED, cluster }
     }
 
     /// The channel of all publications.
@@ -275,7 +329,7 @@ impl Layout {
             self.write_session(&mut key, &item.session);
             command.arg(&key);
         }
-        let remembered = if sessions == 0 { REMEMBERED_BRIEFLY } else { REMEMBERED };
+        let remembered = if sessions == 0 { REMEMBERED_BRIEFLY } else { self.remembered };
         command.arg(unit.id.number).arg(remembered);
         command.arg(self.lifetimes.session).arg(lists(unit)).arg(self.lifetimes.new);
         command
@@ -408,7 +462,7 @@ mod tests {
     use crate::token::Token;
 
     fn layout(cluster: bool) -> Layout {
-        Layout { prefix: "p".into(), lifetimes: Lifetimes { session: 60, new: 6 }, cluster }
+        Layout { prefix: "p".into(), lifetimes: Lifetimes { session: 60, new: 6 }, remembered: REMEMBERED, cluster }
     }
 
     #[test]
