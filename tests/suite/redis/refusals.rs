@@ -1,9 +1,12 @@
 //! Redis answers, and what it says is no.
 
+use std::collections::BTreeSet;
 use std::fs;
 
+use serde_json::Value;
+
 use super::{AWAY, Crowd, assert_put_off, assert_told_once, host, wait_backplane, wait_degraded, wait_whole};
-use crate::harness::redis::Setup;
+use crate::harness::redis::{Cluster, Setup};
 use crate::harness::{Client, Redis, eventually};
 
 /// While clients send without pause, Redis refuses for this reason, and then does not any more: nobody notices.
@@ -162,4 +165,63 @@ async fn the_reason_follows_what_redis_says() {
     go_on().await;
     let seconds = service.metric("backplane_degraded_seconds_total");
     assert!(seconds > 0.0);
+}
+
+#[tokio::test]
+async fn a_user_without_the_channel_counts_in_redis_and_that_is_logged_once() {
+    let redis = Redis::start();
+    redis.ask(&["ACL", "SETUSER", "default", "resetchannels"]);
+    let service = host().with_redis(&redis).start();
+    wait_degraded(&service, "no_permission").await;
+    let mut client = Client::connect(&service.url()).await;
+    for n in 1..=20 {
+        client.send("hello").await;
+        assert_eq!(client.count().await, n);
+    }
+    // It is Redis that has counted, and never was away.
+    assert_eq!(redis.ask(&["EVAL", COUNTS, "0"]), "20");
+    assert_eq!([service.metric("backplane_pending"), service.metric("backplane_reconnects_total")], [0.0, 0.0]);
+    redis.ask(&["ACL", "SETUSER", "default", "allchannels"]);
+    wait_whole(&service).await;
+    for pid in service.log_lines().filter_map(|line| line["pid"].as_u64()).collect::<BTreeSet<u64>>() {
+        let of_worker = |line: &Value| line["pid"] == pid && line["logger"] != "baton_supervisor::status";
+        let complaints = service.log_lines().filter(|line| of_worker(line) && line["level"] == "WARN");
+        let told: Vec<Value> = complaints.filter(|line| line.to_string().contains("redis")).collect();
+        assert!(told.len() <= 1 && told.iter().all(|line| line["reason"] == "no_permission"), "{told:?}");
+    }
+    assert!(service.log_lines().any(|line| line["event"] == "redis_mute"));
+}
+
+/// All counts that Redis has, together.
+const COUNTS: &str = "local sum = 0 for _, key in ipairs(redis.call('KEYS', '*:s:*')) do \
+                      sum = sum + redis.call('GET', key) end return sum";
+
+#[tokio::test]
+async fn a_cluster_is_not_taken_for_a_server() {
+    let cluster = Cluster::start();
+    let url = format!("redis://{}", cluster.nodes[0].address);
+    let service = host().with("--redis-url", url).start();
+    wait_degraded(&service, "is_cluster").await;
+    let mut client = Client::connect(&service.url()).await;
+    for n in 1..=20 {
+        client.send("hello").await;
+        assert_eq!(client.count().await, n);
+    }
+    assert!(service.log_lines().any(|line| line["detail"].as_str().is_some_and(|d| d.contains("redis+cluster://"))));
+    for node in &cluster.nodes {
+        assert_eq!(node.ask(&["DBSIZE"]), "0", "it has nothing of half of the sessions");
+    }
+}
+
+#[tokio::test]
+async fn redis_that_forgets_the_scripts_is_no_outage() {
+    let redis = Redis::start();
+    let mut crowd = Crowd::on(vec![host().with_redis(&redis).start()]).await;
+    for _ in 0..10 {
+        redis.ask(&["SCRIPT", "FLUSH"]);
+        crowd.everyone_gets(5).await;
+    }
+    crowd.finish().await;
+    assert_eq!(crowd.hosts[0].metric("backplane_reconnects_total"), 0.0);
+    crowd.check_totals(host().with_redis(&redis)).await;
 }

@@ -12,6 +12,8 @@
 mod bus;
 mod check;
 mod driver;
+#[cfg(test)]
+mod permissions;
 mod script;
 mod sessions;
 #[cfg(test)]
