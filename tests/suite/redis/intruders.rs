@@ -52,7 +52,7 @@ async fn what_no_host_publishes_reaches_nobody_and_closes_nobody() {
     assert!(service.ctl(&["broadcast", &notice.to_string()]).status.success());
     for listener in &mut all {
         listener.listen_for(&notice).await;
-        assert_eq!(listener.notices, [notice.clone()]);
+        assert_eq!(listener.notices, std::slice::from_ref(&notice));
     }
     hear(&mut all, 2).await;
     assert_eq!(service.connections().len(), all.len());
