@@ -70,7 +70,7 @@ impl SecretKey {
     /// Takes a text that may be random.
     ///
     /// # Errors
-    /// It cannot be: see [`WeakKey`].
+    /// It cannot be, for the reason that is returned.
     pub fn new(text: &str) -> Result<SecretKey, WeakKey> {
         weakness(text).map_or_else(|| Ok(SecretKey(text.into())), Err)
     }

@@ -38,7 +38,7 @@ pub enum TokenError {
     /// A character that is not allowed.
     #[error("may hold only A-Z a-z 0-9 . _ -")]
     Character,
-    /// One of [`MISSING`] as a session: all clients with that mistake would share it.
+    /// One of the names of a missing value as a session: all clients with that mistake would share it.
     #[error("must not be {0:?}: that is the text of a missing value, which clients would share by mistake")]
     Missing(&'static str),
     /// `.` or `..` as a session: URLs cannot end in one.
