@@ -8,6 +8,7 @@
 //! | `line` | a connection for what is rarely asked |
 //! | `subscription` | a connection for publications |
 //! | `sentinel` | who is the master |
+//! | `follow` | who is the master from then on |
 //! | `failure` | why Redis does not serve |
 //! | `check` | what an operator should know of it |
 
@@ -15,6 +16,7 @@ mod address;
 mod check;
 mod connection;
 mod failure;
+mod follow;
 mod line;
 mod refusal;
 mod sentinel;
@@ -25,6 +27,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use address::Node;
 pub use address::{Address, AddressError};
 pub(crate) use check::describe;
 pub(crate) use connection::{Connection, Connector};

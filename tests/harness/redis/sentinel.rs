@@ -1,5 +1,7 @@
 //! Redis with Sentinel: a master, a replica, and three who watch over them.
 
+use std::net::SocketAddr;
+
 use super::{Redis, Setup};
 use crate::harness::eventually;
 
@@ -53,6 +55,14 @@ impl Sentinel {
     pub fn url(&self) -> String {
         let addresses: Vec<String> = self.sentinels.iter().map(|sentinel| sentinel.address.to_string()).collect();
         format!("redis+sentinel://{}/{NAME}", addresses.join(","))
+    }
+
+    /// The server that the first of the sentinels names.
+    #[track_caller]
+    pub fn named(&self) -> SocketAddr {
+        let said = self.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
+        let (ip, port) = said.split_once('\n').expect("an address and a port");
+        SocketAddr::new(ip.parse().expect("an address"), port.parse().expect("a port"))
     }
 
     /// Kills the master and waits until the replica has taken its place.

@@ -1,8 +1,8 @@
 //! Redis as several: Sentinel and Cluster, whose parts die and move.
 
 use super::{Crowd, backplane, host, wait_backplane, wait_whole};
-use crate::harness::eventually_async;
 use crate::harness::redis::{Cluster, Sentinel};
+use crate::harness::{Client, eventually_async};
 
 #[tokio::test]
 async fn a_failover_by_sentinels_is_not_noticed() {
@@ -47,6 +47,43 @@ async fn a_master_that_is_stopped_is_replaced_and_does_not_get_the_service_back(
     crowd.finish().await;
     crowd.assert_unnoticed(2);
     crowd.check_totals(new).await;
+}
+
+#[tokio::test]
+async fn a_planned_failover_loses_no_count_though_the_old_master_serves_on() {
+    let lab = Sentinel::start();
+    let service = || host().with("--redis-url", lab.url());
+    let (one, other) = (service().start(), service().start());
+    let mut client = Client::connect(&one.url()).await;
+    for n in 1..=20 {
+        client.send("hello").await;
+        assert_eq!(client.count().await, n);
+    }
+    let begun =
+        || (lab.sentinels[0].try_ask(&["SENTINEL", "FAILOVER", "runners"]).as_deref() == Ok("OK")).then_some(());
+    eventually_async("a failover", async || begun()).await;
+    // All the while, and as long as the old one takes writes.
+    let mut n = 20;
+    let mut go_on = async || {
+        n += 1;
+        client.send("hello").await;
+        assert_eq!(client.count().await, n);
+        n
+    };
+    while lab.named() != lab.servers[1].address {
+        go_on().await;
+    }
+    for _ in 0..50 {
+        go_on().await;
+    }
+    wait_whole(&one).await;
+    wait_whole(&other).await;
+    let last = go_on().await;
+    // The other host knows only what the new master has.
+    assert_eq!(other.count_one(&client.session()).await, last + 1);
+    let reply: Vec<String> =
+        one.log_lines().filter(|line| line["reason"] == "read_only").map(|l| l.to_string()).collect();
+    assert!(reply.iter().any(|line| line.contains("the sentinels name")), "{reply:?}");
 }
 
 #[tokio::test]

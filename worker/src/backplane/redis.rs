@@ -14,6 +14,7 @@ mod check;
 mod driver;
 #[cfg(test)]
 mod permissions;
+mod recent;
 mod script;
 mod sessions;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use crate::batch::{Batch, Publication};
 use crate::lifetimes::Lifetimes;
 use crate::redis::{Failure, Reason, Settings};
 use baton_ipc::fault;
+use recent::Recent;
 use script::{Counted, Layout, Tally};
 
 pub(crate) use bus::Message;
@@ -86,6 +88,10 @@ pub(crate) struct Redis {
     under_way: Option<Flight>,
     /// Answers that the ledger does not know yet: they go into its next transaction.
     answered: Vec<Answered>,
+    /// What was answered lately, where the server may be replaced by a replica of it.
+    recent: Option<Recent>,
+    /// The server may be another one: it is to know of what was answered lately.
+    raise_due: bool,
     /// When what others have left behind was last looked for.
     looked: Instant,
     /// Messages brought to Redis that were answered before.
@@ -108,6 +114,7 @@ impl Redis {
             Rc::new(RefCell::new(Health::new("redis", format!("{}, prefix {}", settings.address, settings.prefix))));
         let connector = crate::redis::Connector::new(settings)?;
         let cluster = connector.is_cluster();
+        let recent = connector.has_sentinels().then(Recent::default);
         let layout = Rc::new(Layout::new(settings, lifetimes, cluster));
         let bounds = Bounds { answer: settings.timeout, text: max_text };
         let driver = Driver::new(connector, layout.clone(), to_commit, to_announce, health.clone(), bounds);
@@ -121,6 +128,8 @@ impl Redis {
             announcements,
             under_way: None,
             answered: Vec::new(),
+            recent,
+            raise_due: false,
             looked: Instant::now(),
             merged: 0,
         };
@@ -154,8 +163,13 @@ impl Redis {
             fault::point("merge noted");
         }
         self.merged += merged;
-        self.answered.clear();
+        self.forget_answered();
         plan.put_before(left_behind);
+        if let (true, Some(recent)) = (self.raise_due, &mut self.recent) {
+            let units = recent.raise(Instant::now());
+            self.raise_due = !units.is_empty();
+            plan.put_before(units);
+        }
         let before: Vec<Call> = plan.before.iter().map(Rc::clone).map(Call::Commit).collect();
         let mut calls: Vec<Call> = plan.units.iter().map(|planned| Call::Commit(planned.unit.clone())).collect();
         if !batch.publications.is_empty() {
@@ -165,6 +179,15 @@ impl Redis {
         let stages: Stages = [before, calls].into_iter().filter(|calls| !calls.is_empty()).collect();
         let flight = Flight { plan, publications: batch.publications.len() };
         Ok((!stages.is_empty()).then_some((flight, stages)))
+    }
+
+    /// The ledger knows them.
+    fn forget_answered(&mut self) {
+        let (now, answered) = (Instant::now(), self.answered.drain(..));
+        match &mut self.recent {
+            Some(recent) => answered.for_each(|answered| recent.push(now, answered)),
+            None => drop(answered),
+        }
     }
 
     fn look(&mut self) -> Result<Vec<Unit>, BackplaneError> {
@@ -270,8 +293,9 @@ impl Redis {
         if let Some(is_full) = is_full {
             self.health.borrow_mut().note_memory(is_full);
         }
-        if let Some(failure) = lost {
-            self.lose(&failure);
+        match lost {
+            Some(failure) => self.lose(&failure),
+            None => self.raise_due = false,
         }
         outcome
     }
@@ -321,7 +345,7 @@ impl Backplane for Redis {
             return Ok(Progress::Done);
         }
         let left_behind = self.look()?;
-        if left_behind.is_empty() && !self.host.has_open()? {
+        if left_behind.is_empty() && !self.raise_due && !self.host.has_open()? {
             return Ok(Progress::Done);
         }
         self.begin(Aim::Upkeep, &mut Batch::default(), left_behind)
@@ -354,7 +378,7 @@ impl Backplane for Redis {
                     fault::point("merge noted");
                 }
                 self.merged += merged;
-                self.answered.clear();
+                self.forget_answered();
             }
             Err(error) => tracing::warn!(%error, "the ledger does not know of the last counts"),
         }
@@ -368,6 +392,7 @@ impl Backplane for Redis {
         match lost {
             None => {
                 self.link = Link::Up;
+                self.raise_due = self.recent.is_some();
                 if let Some(away) = self.health.borrow_mut().up() {
                     tracing::info!(away_seconds = away.as_secs_f64(), "redis is back");
                 }

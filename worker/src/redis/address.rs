@@ -39,7 +39,7 @@ pub(crate) enum Place {
 }
 
 /// A host and a port; an IPv6 address is without its brackets.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) host: String,
     pub(crate) port: u16,

@@ -69,13 +69,25 @@ impl Connector {
         self.settings.address.is_cluster()
     }
 
+    /// Whether sentinels say which server it is.
+    pub(crate) fn has_sentinels(&self) -> bool {
+        matches!(self.settings.address.place, Place::Sentinel { .. })
+    }
+
     /// One attempt, bounded in time. Sentinels are asked anew each time.
     pub(crate) async fn connect(&self) -> Result<Connection, Failure> {
+        self.connect_to_master().await.map(|(connection, _)| connection)
+    }
+
+    /// The same, and which server it is, if sentinels have named it.
+    pub(crate) async fn connect_to_master(&self) -> Result<(Connection, Option<Node>), Failure> {
         let connecting = async {
             match &self.settings.address.place {
-                Place::Cluster { nodes, .. } => self.cluster(nodes).await.map(Connection::Cluster),
-                Place::Server { .. } | Place::Socket(_) | Place::Sentinel { .. } => {
-                    self.single(None).await.map(Connection::Single)
+                Place::Cluster { nodes, .. } => Ok((Connection::Cluster(self.cluster(nodes).await?), None)),
+                Place::Server { .. } | Place::Socket(_) => Ok((Connection::Single(self.single(None).await?), None)),
+                Place::Sentinel { sentinels, master, .. } => {
+                    let (connection, node) = self.to_master(sentinels, master, None).await?;
+                    Ok((Connection::Single(connection), Some(node)))
                 }
             }
         };
@@ -112,9 +124,7 @@ impl Connector {
                 alone(self.open(ConnectionAddr::Unix(path.clone()), self.login(), inbox).await?).await
             }
             Place::Sentinel { sentinels, master, .. } => {
-                let node = sentinel::master(self, sentinels, master).await?;
-                let connection = self.to_node(&node, inbox).await?;
-                sentinel::confirm(connection, &node).await
+                self.to_master(sentinels, master, inbox).await.map(|(connection, _)| connection)
             }
             Place::Cluster { nodes, .. } => {
                 let (node, _) = self.to_first(nodes).await?;
@@ -123,19 +133,35 @@ impl Connector {
         }
     }
 
+    async fn to_master(
+        &self,
+        sentinels: &[Node],
+        name: &str,
+        inbox: Option<Inbox>,
+    ) -> Result<(MultiplexedConnection, Node), Failure> {
+        let node = sentinel::master(self, sentinels, name).await?;
+        let connection = self.to_node(&node, inbox).await?;
+        Ok((sentinel::confirm(connection, &node).await?, node))
+    }
+
     /// To this server, as the user of the address.
     pub(super) async fn to_node(&self, node: &Node, inbox: Option<Inbox>) -> Result<MultiplexedConnection, Failure> {
         self.to(node, self.login(), inbox).await
     }
 
-    /// To this server, as nobody.
-    pub(super) async fn to_node_unnamed(&self, node: &Node) -> Result<MultiplexedConnection, Failure> {
-        self.to(node, login(None, 0), None).await
-    }
-
-    /// To a sentinel, which has no databases.
-    pub(super) async fn to_sentinel(&self, node: &Node) -> Result<MultiplexedConnection, Failure> {
-        self.to(node, login(self.settings.address.credentials.as_ref(), 0), None).await
+    /// To a sentinel, which has no databases. Sentinels have passwords of their own, mostly none; if they want one, it can
+    /// only be that of the servers. What it pushes goes to an inbox of each attempt.
+    pub(super) async fn to_sentinel(
+        &self,
+        node: &Node,
+        mut inbox: impl FnMut() -> Option<Inbox>,
+    ) -> Result<MultiplexedConnection, Failure> {
+        match self.to(node, login(None, 0), inbox()).await {
+            Err(Failure { reason: Reason::NoAuth, .. }) => {
+                self.to(node, login(self.settings.address.credentials.as_ref(), 0), inbox()).await
+            }
+            outcome => outcome,
+        }
     }
 
     async fn to(

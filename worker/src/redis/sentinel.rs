@@ -65,17 +65,19 @@ pub(super) async fn confirm(
 }
 
 async fn ask(connector: &Connector, sentinel: &Node, name: &str) -> Result<Node, Failure> {
-    let question = || {
-        let mut question = cmd("SENTINEL");
-        question.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
-        vec![question]
-    };
-    // Sentinels have passwords of their own, mostly none; if they want one, it can only be that of the servers.
-    let mut connection = match connector.to_node_unnamed(sentinel).await {
-        Err(Failure { reason: Reason::NoAuth, .. }) => connector.to_sentinel(sentinel).await?,
-        other => other?,
-    };
-    let said = in_one_write(&mut connection, question()).await.pop().transpose()?;
+    let mut connection = connector.to_sentinel(sentinel, || None).await?;
+    master_of(&mut connection, sentinel, name).await
+}
+
+/// Whom a sentinel calls the master.
+pub(super) async fn master_of(
+    connection: &mut MultiplexedConnection,
+    sentinel: &Node,
+    name: &str,
+) -> Result<Node, Failure> {
+    let mut question = cmd("SENTINEL");
+    question.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+    let said = in_one_write(connection, vec![question]).await.pop().transpose()?;
     let unknown = || Failure::new(Reason::Other, format!("sentinel {sentinel} knows no master of this name"));
     let Some(Value::Array(parts)) = said else { return Err(unknown()) };
     let [Value::BulkString(host), Value::BulkString(port)] = parts.as_slice() else { return Err(unknown()) };

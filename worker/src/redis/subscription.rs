@@ -160,6 +160,27 @@ impl Connector {
         self.bounded(subscribing).await
     }
 
+    /// A connection to a sentinel, and what it publishes on one of its channels.
+    pub(super) async fn listen_to_sentinel(
+        &self,
+        sentinel: &Node,
+        channel: &str,
+    ) -> Result<(MultiplexedConnection, Subscription), Failure> {
+        // It names servers, and is short.
+        const MOST: usize = 1024;
+        let mut outlet = None;
+        let mut connection = self
+            .to_sentinel(sentinel, || {
+                let (inbox, outlet_of_it) = Inbox::new(MOST);
+                outlet = Some(outlet_of_it);
+                Some(inbox)
+            })
+            .await?;
+        connection.subscribe(channel).await.map_err(|error| self.failure(&error))?;
+        let outlet = outlet.ok_or_else(|| Failure::new(Reason::Other, "no inbox"))?;
+        Ok((connection.clone(), outlet.of(connection)))
+    }
+
     /// Any node knows which one has the channel, and says so.
     async fn subscribe_shard(&self, nodes: &[Node], channel: &str, most: usize) -> Result<Subscription, Failure> {
         let (mut node, _) = self.to_first(nodes).await?;

@@ -79,6 +79,11 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// No message of a session whose count is known to be at least this.
+    pub(crate) fn known(session: Key, floor: u64) -> Item {
+        Item { session, by: 0, floor, sealed: 0 }
+    }
+
     /// New messages of a session of which nothing is known.
     pub(crate) fn new(session: Key, by: u64) -> Item {
         Item { session, by, floor: 0, sealed: 0 }

@@ -37,7 +37,7 @@ async fn check(settings: &Settings) -> Result<String, Failure> {
     let layout = Layout::new(settings, BRIEF, connector.is_cluster());
     let layout = Layout { remembered: REMEMBERED_BRIEFLY, ..layout };
     let health = RefCell::new(Health::new("redis", String::new()));
-    let (mut connection, scripts) = connect(&connector, &layout, &health).await?;
+    let (mut connection, scripts, _) = connect(&connector, &layout, &health).await?;
     let name = format!("check-{:016x}", fastrand::u64(..));
     let token: Token = name.parse().map_err(|_| Failure::new(Reason::Other, "no token"))?;
     count(&mut connection, &layout, &scripts, &token).await.map_err(|failure| failure.while_at("counting"))?;

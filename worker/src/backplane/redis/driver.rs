@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::bus::{self, Heard, Message, Numbers};
@@ -16,7 +16,7 @@ use crate::backplane::embedded::ledger::{Unit, UnitId};
 use crate::backplane::{Health, Settlement};
 use crate::heartbeat::wall_ms;
 use crate::publication::Rejection;
-use crate::redis::{Connection, Connector, Failure, Reason, Subscription};
+use crate::redis::{Connection, Connector, Failure, Node, Reason, Subscription};
 
 /// How often the lease is renewed, and how often a worker that has lost sight of its holder tries to take it.
 const PULSE: Duration = Duration::from_secs(1);
@@ -66,6 +66,12 @@ pub(crate) struct Driver {
     announcements: mpsc::Receiver<Message>,
     health: Rc<RefCell<Health>>,
     bounds: Bounds,
+    /// The server that is connected, if sentinels have named it.
+    master: RefCell<Option<Node>>,
+    /// The server that most of the sentinels name now.
+    named: watch::Receiver<Option<Node>>,
+    /// Where that comes from, until it is followed.
+    naming: Option<watch::Sender<Option<Node>>>,
     /// The name under which this worker asks for the lease.
     me: String,
     /// When the holder of the lease was last heard.
@@ -103,6 +109,7 @@ impl Driver {
         // Readable, and never twice.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let me = format!("{} pid {} ({:08x})", host.trim(), std::process::id(), fastrand::u32(..));
+        let (naming, named) = watch::channel(None);
         Driver {
             connector,
             layout,
@@ -110,6 +117,9 @@ impl Driver {
             announcements,
             health,
             bounds,
+            master: RefCell::default(),
+            named,
+            naming: Some(naming),
             me,
             heard: Rc::default(),
             ended: Rc::default(),
@@ -117,7 +127,7 @@ impl Driver {
     }
 
     /// Runs until the receiver of the events is gone. `interval` is that of the heartbeats.
-    pub(crate) async fn run(self, events: mpsc::Sender<Event>, interval: Duration) {
+    pub(crate) async fn run(mut self, events: mpsc::Sender<Event>, interval: Duration) {
         let listener = Listener {
             connector: self.connector.clone(),
             channel: self.layout.channel(),
@@ -126,8 +136,15 @@ impl Driver {
             ended: self.ended.clone(),
             events: events.clone(),
             max_text: self.bounds.text,
+            named: self.named.clone(),
         };
-        tokio::join!(self.speak(&events, interval), listener.listen());
+        let (connector, naming) = (self.connector.clone(), self.naming.take());
+        let follow = async {
+            if let Some(naming) = naming {
+                connector.follow(naming).await;
+            }
+        };
+        tokio::join!(self.speak(&events, interval), listener.listen(), follow);
     }
 
     /// Connects, serves, and does it again.
@@ -147,7 +164,8 @@ impl Driver {
             };
             let begun = Instant::now();
             failure = match connected {
-                Ok((connection, scripts)) => {
+                Ok((connection, scripts, master)) => {
+                    self.master.replace(master);
                     if events.send(Event::Link(Ok(()))).await.is_err() {
                         return;
                     }
@@ -187,6 +205,7 @@ impl Driver {
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let interval_ms = (interval.as_millis() as u64).max(1);
+        let (mut named, master) = (self.named.clone(), self.master.borrow().clone());
         let mut last_beat = wall_ms() / interval_ms * interval_ms;
         loop {
             // Not longer than a second: the wall clock may be set meanwhile.
@@ -208,6 +227,7 @@ impl Driver {
                     true => self.look_for_memory(&mut connection, scripts).await,
                     false => self.keep_lease(&mut connection, scripts).await,
                 },
+                () = is_replaced(&mut named, master.as_ref()) => self.elsewhere(),
                 // A client that comes to a worker which had nothing to say for a while must not be the one to find out.
                 () = self.ended.notified() => ping(&mut connection).await,
                 () = sleep(until_beat) => {
@@ -254,6 +274,12 @@ impl Driver {
                     stage.iter().map(|_| Err(late.clone())).collect()
                 }),
             };
+            // The server that has answered may have been replaced: it forgets this when it is told so.
+            if let Some(failure) = self.elsewhere() {
+                answers.extend(these.iter().map(|_| Err(failure.clone())));
+                failed = Some(failure);
+                continue;
+            }
             let failing = |(call, answer): (&Call, &Result<Value, Failure>)| match (call, answer.as_ref().err()) {
                 (Call::Publish(..), Some(failure)) if is_only_mute(failure) => {
                     self.health.borrow_mut().note_publishing(Some(failure));
@@ -265,6 +291,14 @@ impl Driver {
             answers.extend(these);
         }
         (answers, failed)
+    }
+
+    /// Why the server that is connected is not, or not any more, the one whose answers are to be believed.
+    fn elsewhere(&self) -> Option<Failure> {
+        let (master, named) = (self.master.borrow(), self.named.borrow());
+        let (master, named) = master.as_ref().zip(named.as_ref())?;
+        let detail = || format!("the sentinels name {named} as the master, and not {master} any more");
+        (master != named).then(|| Failure::new(Reason::ReadOnly, detail()))
     }
 
     fn is_full(&self) -> bool {
@@ -326,11 +360,11 @@ pub(super) async fn connect(
     connector: &Connector,
     layout: &Layout,
     health: &RefCell<Health>,
-) -> Result<(Connection, Scripts), Failure> {
-    let mut connection = connector.connect().await?;
+) -> Result<(Connection, Scripts, Option<Node>), Failure> {
+    let (mut connection, master) = connector.connect_to_master().await?;
     let scripts = load(&mut connection).await?;
     probe(&mut connection, layout, &scripts, health).await?;
-    Ok((connection, scripts))
+    Ok((connection, scripts, master))
 }
 
 /// Makes Redis know the scripts.
@@ -390,6 +424,14 @@ async fn probe(
     Ok(())
 }
 
+/// Waits until the sentinels name another server than this one.
+async fn is_replaced(named: &mut watch::Receiver<Option<Node>>, master: Option<&Node>) {
+    let is_another = |named: &Option<Node>| named.as_ref().is_some_and(|named| Some(named) != master);
+    if master.is_none() || named.wait_for(is_another).await.is_err() {
+        std::future::pending().await
+    }
+}
+
 async fn ping(connection: &mut Connection) -> Option<Failure> {
     connection.execute(vec![redis::cmd("PING")]).await.pop()?.err()
 }
@@ -410,6 +452,8 @@ struct Listener {
     ended: Rc<Notify>,
     events: mpsc::Sender<Event>,
     max_text: usize,
+    /// The server that most of the sentinels name.
+    named: watch::Receiver<Option<Node>>,
 }
 
 impl Listener {
@@ -419,6 +463,7 @@ impl Listener {
         let mut heard = Instant::now();
         while !self.events.is_closed() {
             let begun = Instant::now();
+            let master = self.named.borrow().clone();
             match self.connector.subscribe(&self.channel, bus::max_payload(self.max_text)).await {
                 Ok(subscription) => {
                     if std::mem::replace(&mut before, true) {
@@ -427,7 +472,7 @@ impl Listener {
                     if let Some(reason) = self.health.borrow_mut().deaf.take() {
                         tracing::info!(reason = reason.label(), "the other hosts are heard again");
                     }
-                    self.hear(subscription, &mut numbers).await;
+                    self.hear(subscription, &mut numbers, master).await;
                     self.ended.notify_one();
                     heard = Instant::now();
                     tracing::debug!("the subscription has ended");
@@ -451,9 +496,16 @@ impl Listener {
     }
 
     /// Listens until the subscription ends, or seems to be deaf.
-    async fn hear(&self, mut subscription: Subscription, numbers: &mut Numbers) {
+    async fn hear(&self, mut subscription: Subscription, numbers: &mut Numbers, master: Option<Node>) {
+        let mut named = self.named.clone();
         loop {
-            let payload = match timeout(DEAF, subscription.next()).await {
+            let next = async {
+                tokio::select! {
+                    payload = subscription.next() => payload,
+                    () = is_replaced(&mut named, master.as_ref()) => None,
+                }
+            };
+            let payload = match timeout(DEAF, next).await {
                 Ok(Some(payload)) => payload,
                 Ok(None) => return,
                 // While Redis is away nobody says anything.

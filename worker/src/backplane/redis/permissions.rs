@@ -43,7 +43,7 @@ async fn each_script_does_all_or_nothing_whichever_command_is_refused() {
     let layout = Layout::new(&settings, lifetime(3600), false);
     let health = RefCell::new(Health::new("redis", String::new()));
     let connector = Connector::new(&settings).unwrap();
-    let (mut connection, scripts) = connect(&connector, &layout, &health).await.unwrap();
+    let (mut connection, scripts, _) = connect(&connector, &layout, &health).await.unwrap();
     let key = |name: &str| token(name).key();
     let unit = |source| Unit {
         id: UnitId { source, number: 1 },

@@ -122,7 +122,7 @@ impl Host {
         ledger.has_open().unwrap() || !ledger.left_behind().unwrap().is_empty()
     }
 
-    fn await_settled(
+    pub(super) fn await_settled(
         &mut self,
         begun: Result<Progress, BackplaneError>,
         batch: &mut Batch,

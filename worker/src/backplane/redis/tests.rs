@@ -347,3 +347,26 @@ fn a_full_ledger_refuses_who_is_new_to_the_host_and_goes_on_with_the_others() {
     comes_back(&mut host);
     assert_eq!(load(&mut host, "known"), 20);
 }
+
+#[test]
+fn a_server_that_is_replaced_by_one_that_missed_something_is_given_what_was_counted_lately() {
+    let hosts = Hosts::new();
+    let (mut host, mut other) = (hosts.host(), hosts.host());
+    host.redis.recent = Some(super::recent::Recent::default());
+    assert_eq!((count(&mut host, "a", 20), count(&mut host, "b", 7)), (20, 7));
+    assert_eq!(count(&mut other, "b", 2), 9);
+    // As a replica that was late would have it.
+    let key = |name: &str| host.redis.layout.session(&crate::backplane::conformance::token(name).key());
+    for (session, count) in [("a", "15"), ("b", "9")] {
+        hosts.server.cli(&["SET", &key(session), count, "EX", "100"]);
+    }
+    hosts.server.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    host.until("the line is lost", |host| host.redis.health().reconnects == 1);
+    other.until("its line, too", |host| host.redis.health().reconnects == 1);
+    assert!(host.redis.raise_due);
+    let begun = host.redis.work_off();
+    host.await_settled(begun, &mut Default::default()).unwrap();
+    assert!(!host.redis.raise_due, "once");
+    assert_eq!((load(&mut other, "a"), load(&mut other, "b")), (20, 9));
+    assert_eq!(count(&mut other, "a", 1), 21);
+}
