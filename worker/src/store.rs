@@ -52,6 +52,7 @@ pub use error::PrepareError;
 pub(crate) use files::write_durably;
 pub use files::{CHUNK, preallocate};
 pub use membership::{LastMember, Membership, join};
+pub(crate) use names::SUPERUSERS;
 pub use prepare::prepare;
 
 /// Version of what a state directory holds, as its marker `baton-store` says.

@@ -220,3 +220,26 @@ async fn checkpoints_follow_what_is_counted() {
     }
     assert!(!left.file("checkpoint.tmp").exists());
 }
+
+#[tokio::test]
+async fn a_backup_alone_in_the_directory_is_restored() {
+    let left = Left::with_checkpoint().await;
+    let backup = fs::read(left.file("checkpoint.mdb")).expect("a file");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let state = dir.path().join("state");
+    fs::create_dir(&state).expect("a directory");
+    // One that was cut off on its way is not taken, nor is it gone; and the whole one is, in its place.
+    fs::write(state.join("checkpoint.mdb"), &backup[..6000]).expect("a file");
+    refused(&on(&state), &["data.mdb is missing", "checkpoint.mdb is damaged too", "copy a backup to"]);
+    assert_eq!(fs::read(state.join("checkpoint.mdb")).expect("a file"), &backup[..6000]);
+    fs::write(state.join("checkpoint.mdb"), &backup).expect("a file");
+    let service = on(&state).start();
+    warning(&service, &["from a checkpoint", "data.mdb is missing"]);
+    assert_eq!(service.count_one("abc").await, 4, "3 were in the backup");
+    // A backup beside anything that is not ours is no backup of ours.
+    let theirs = dir.path().join("theirs");
+    fs::create_dir(&theirs).expect("a directory");
+    fs::write(theirs.join("checkpoint.mdb"), &backup).expect("a file");
+    fs::write(theirs.join("letters.txt"), "not ours").expect("a file");
+    refused(&on(&theirs), &["it holds \"letters.txt\" but no store of baton", "nothing but a backup"]);
+}

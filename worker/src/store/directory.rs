@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use baton_ipc::private::{self, DirectoryError};
 
 use super::files::{read_text, remove_if_there, sync_directory, write_durably};
-use super::names::{MARKER, PROBE, STORE_LOCK};
+use super::names::{CHECKPOINT, MARKER, PROBE, STORE_LOCK, SUPERUSERS};
 use super::{FORMAT, PrepareError};
 
 /// How long a start waits for another one.
@@ -17,8 +17,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a lock is tried that cannot be waited for with a deadline.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
-/// What may lie there without a marker: a first start that was cut off, and the root of an ext4 file system.
-const HARMLESS: [&str; 4] = [STORE_LOCK, PROBE, "baton-store.tmp", "lost+found"];
+/// What may lie there without a marker: a first start that was cut off, the root of an ext4 file system, and a backup that an
+/// operator has put there. A backup is a checkpoint, and no checkpoint is taken before all of it was verified.
+const HARMLESS: [&str; 6] = [STORE_LOCK, PROBE, "baton-store.tmp", "lost+found", CHECKPOINT, SUPERUSERS];
 
 /// Makes the directory ours: creates it if it is missing (mode 0700, its parents too), refuses it if it is somebody
 /// else's, and marks it. Whatever else puts files into a state directory calls this first, so that the service does not

@@ -60,7 +60,8 @@ pub enum PrepareError {
     /// Something that is not ours is in the directory, and our marker is not.
     #[error(
         "state directory {}: it holds {found} but no store of baton (no file `baton-store`); \
-         set --state-dir to an empty directory", .path.display()
+         set --state-dir to an empty directory, or to one with nothing but a backup, as `{}` and `{}`",
+        .path.display(), super::names::CHECKPOINT, super::names::SUPERUSERS
     )]
     Foreign {
         /// The directory.

@@ -24,3 +24,5 @@ pub(super) const CLEAN: &str = "clean";
 pub(super) const RECOVERY: &str = "recovery";
 /// Made and removed to see whether files can be made.
 pub(super) const PROBE: &str = "probe.tmp";
+/// Operators, if they are not in Redis.
+pub(crate) const SUPERUSERS: &str = "superusers.json";

@@ -11,7 +11,7 @@ use super::{Change, Name, Superuser, SuperuserError};
 use crate::store;
 
 /// Its name.
-const FILE: &str = "superusers.json";
+use crate::store::SUPERUSERS as FILE;
 
 /// The version of its format.
 const VERSION: u32 = 1;
