@@ -164,6 +164,7 @@ impl Config {
                 control_group: None,
                 digest: String::new(),
                 backplane: String::new(),
+                store: None,
             },
             worker: baton_worker::Settings {
                 color: String::new(),

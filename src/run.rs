@@ -42,7 +42,7 @@ pub(crate) fn run<A: App>(loaded: Loaded, sources: Sources, app: A) -> ExitCode 
 }
 
 fn serve<A: App>(loaded: Loaded, sources: Sources, app: A, parent: Option<Line>) -> Result<(), String> {
-    let Loaded { config, file, .. } = loaded;
+    let Loaded { mut config, file, .. } = loaded;
     close_to_others();
     logging::start_supervisor(&config.logging, &config.supervisor.color).map_err(|error| error.to_string())?;
     logging::log_panics();
@@ -50,6 +50,9 @@ fn serve<A: App>(loaded: Loaded, sources: Sources, app: A, parent: Option<Line>)
     tracing::info!(version = config::VERSION, config = file, workers = config.supervisor.workers, "starting");
     // It logs what it has found, and warns if anything is lost.
     let (_, membership) = store::prepare(&config.worker.state_dir).map_err(|error| error.to_string())?;
+    if config.worker.redis.is_none() {
+        config.supervisor.store = Some(membership.identity().map_err(|error| error.to_string())?);
+    }
     let settings = config.supervisor.clone();
     let mut service = Runner { app: Some(app), sources, config, membership: Some(membership) };
     let outcome = baton_supervisor::run(settings, &mut service, parent).map_err(|error| error.to_string());
@@ -109,7 +112,9 @@ impl<A: App> baton_supervisor::Service for Runner<A> {
     }
 
     fn reload(&mut self) -> Result<baton_supervisor::Settings, String> {
-        let new = config::load(&self.sources).map_err(|problems| problems.to_string().replace('\n', "; "))?.config;
+        let mut new = config::load(&self.sources).map_err(|problems| problems.to_string().replace('\n', "; "))?.config;
+        // That is found out at a start, and is no setting.
+        new.supervisor.store = self.config.supervisor.store;
         self.config.supervisor.allow_change(&new.supervisor)?;
         allow_change(&self.config, &new)?;
         if new.logging != self.config.logging {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use baton_ipc::Endpoint;
+use baton_ipc::takeover::StoreIdentity;
 
 use crate::parent::ForegroundParent;
 
@@ -38,6 +39,8 @@ pub struct Settings {
     pub digest: String,
     /// What the workers share, in words, for `status`.
     pub backplane: String,
+    /// The store that they share, as it was at the start, unless they share something else. A reload keeps it.
+    pub store: Option<StoreIdentity>,
 }
 
 /// What to do about a generation that serves already.

@@ -14,6 +14,16 @@ pub fn takes(limit: u64) -> u64 {
     limit.saturating_sub(limit / 50 + 1)
 }
 
+/// Tells one embedded store from another, whatever paths lead to them: device and inode of two files that stay the same for as
+/// long as anybody uses a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreIdentity {
+    /// Of the data.
+    pub data: (u64, u64),
+    /// Of the file that each user of the store has locked.
+    pub users: (u64, u64),
+}
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
@@ -23,6 +33,9 @@ pub enum Message {
         generation: Generation,
         /// What its workers share: counts would part if it were something else.
         backplane: String,
+        /// Their store, if that is what they share; none from a version that does not say.
+        #[serde(default)]
+        store: Option<StoreIdentity>,
     },
     /// Incumbent, to [`Message::Hello`] or [`Message::Switch`]: not now, or never; nothing has changed.
     Refused {

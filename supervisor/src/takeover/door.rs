@@ -150,6 +150,7 @@ fn greet(channel: Channel, settings: &Settings) -> Result<Joined, String> {
     let hello = Message::Hello {
         generation: generation(&settings.color, settings.version),
         backplane: settings.backplane.clone(),
+        store: settings.store,
     };
     channel.send(&hello, &[]).map_err(|error| error.to_string())?;
     let end = Instant::now() + PATIENCE;

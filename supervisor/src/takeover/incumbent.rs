@@ -7,7 +7,7 @@ use baton_ipc::control::Generation;
 use baton_ipc::messages::{Amount, Share, ToWorker};
 use baton_ipc::receipt::Pauses;
 use baton_ipc::scoreboard::{GAUGE_CONNECTIONS, Outcome};
-use baton_ipc::takeover::Message;
+use baton_ipc::takeover::{Message, StoreIdentity};
 use baton_ipc::{Channel, Listener, MAX_SLOTS, Slot};
 
 use super::{Peer, Role};
@@ -31,8 +31,8 @@ impl Supervisor<'_> {
         let Some((channel, _)) = &self.visitor else { return };
         let outcome = match channel.recv::<Message>() {
             Ok(None) => return,
-            Ok(Some((Message::Hello { generation, backplane }, _))) => {
-                self.admissible(&generation, &backplane).map(|()| generation)
+            Ok(Some((Message::Hello { generation, backplane, store }, _))) => {
+                self.admissible(&generation, &backplane, store).map(|()| generation)
             }
             Ok(Some((other, _))) => Err(format!("{other:?} instead of a hello")),
             Err(error @ ChannelError::Version { .. }) => Err(error.to_string()),
@@ -63,7 +63,7 @@ impl Supervisor<'_> {
     }
 
     /// `Err`: why not.
-    fn admissible(&self, generation: &Generation, backplane: &str) -> Result<(), String> {
+    fn admissible(&self, generation: &Generation, backplane: &str, store: Option<StoreIdentity>) -> Result<(), String> {
         if self.settings.max_generations < 2 {
             return Err("it allows no other generation beside it (max-generations)".to_owned());
         }
@@ -83,6 +83,14 @@ impl Supervisor<'_> {
             return Err(format!(
                 "counts would part: its backplane is {}, and the new one's {backplane}",
                 self.settings.backplane
+            ));
+        }
+        if let (Some(ours), Some(theirs)) = (self.settings.store, store)
+            && ours != theirs
+        {
+            return Err(format!(
+                "counts would part: the store of {backplane} was replaced while the service ran, and the new one would begin \
+                 at nothing: put the state directory back that it was started with, or stop the service first"
             ));
         }
         if self.phase != Phase::Running {

@@ -46,6 +46,7 @@ pub(crate) fn serve(arguments: &[String]) -> i32 {
         max_generations: 2,
         control_group: None,
         backplane: "none".into(),
+        store: None,
     };
     match baton_supervisor::run(settings.clone(), &mut Stub(settings), None) {
         Ok(()) => 0,

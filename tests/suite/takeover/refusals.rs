@@ -1,5 +1,7 @@
 //! Takeovers that must not be, and leave everything as it was.
 
+use std::fs;
+
 use baton_ipc::channel::PROTOCOL_VERSION;
 use nix::sys::signal::{Signal, kill};
 
@@ -32,6 +34,35 @@ fn a_successor_that_shares_something_else_is_refused_before_anything_is_touched(
     assert!(!status.success() && said.contains("counts would part"), "{said}");
     let status = generations.serving.status();
     assert!(status.phase == "running" && status.peer.is_none(), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_state_directory_that_was_replaced_under_the_service_is_refused_and_nobody_begins_at_1() {
+    for whole in [true, false] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (state, elsewhere) = (dir.path().join("state"), dir.path().join("elsewhere"));
+        let generations = Succession::begin(builder().state_dir(&state));
+        assert_eq!(generations.serving.count_one("abc").await, 1);
+        fs::rename(&state, &elsewhere).expect("a directory of ours");
+        if !whole {
+            // As if all that was in it was moved away.
+            fs::create_dir(&state).expect("a directory");
+        }
+        let other = generations.builder.clone().with("--color", "green").with("--takeover", "wait");
+        let (status, said) = other.refused();
+        assert!(!status.success() && said.contains("counts would part: the store of embedded"), "{said}");
+        assert!(said.contains("was replaced"), "{said}");
+        let status = generations.serving.status();
+        assert!(status.phase == "running" && status.peer.is_none(), "{status:?}");
+        assert_eq!(generations.serving.count_one("abc").await, 2);
+        fs::remove_dir_all(&state).expect("a directory of ours");
+        fs::rename(&elsewhere, &state).expect("a directory of ours");
+        // A reload in between forgets nothing.
+        assert!(generations.serving.ctl(&["reload"]).status.success());
+        let next = generations.standby(|builder| builder);
+        promote(&next, &[]);
+        assert_eq!(next.count_one("abc").await, 3);
+    }
 }
 
 #[test]

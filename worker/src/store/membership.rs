@@ -4,12 +4,15 @@
 //! shares: a child that was born with its parent's membership joins for itself and then drops the inherited one, which
 //! takes nothing from the parent. So nothing here ever unlocks; closing the last descriptor does.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use baton_ipc::private;
+use baton_ipc::takeover::StoreIdentity;
 
+use super::PrepareError;
 use super::files::write_durably;
 use super::names::{CLEAN, DATA, USERS_LOCK};
 
@@ -37,6 +40,18 @@ pub fn join(state_dir: &Path) -> io::Result<Membership> {
 }
 
 impl Membership {
+    /// Tells this store from one that is put in its place later.
+    ///
+    /// # Errors
+    /// `data.mdb` is not there: it was taken away from those who use the store.
+    pub fn identity(&self) -> Result<StoreIdentity, PrepareError> {
+        let path = self.state_dir.join(DATA);
+        let data = fs::metadata(&path).map_err(PrepareError::io("look at", &path))?;
+        let users = self.lock.metadata().map_err(PrepareError::io("look at", &self.state_dir.join(USERS_LOCK)))?;
+        let of = |file: fs::Metadata| (file.dev(), file.ino());
+        Ok(StoreIdentity { data: of(data), users: of(users) })
+    }
+
     /// Leaves the store. Some: nobody else uses it, and nobody can join before the returned value is dropped.
     ///
     /// Of several that leave at once, exactly one is the last.
