@@ -2,6 +2,7 @@
 
 mod addresses;
 mod called_off;
+mod capacity;
 mod faults;
 mod heads;
 mod limits;

@@ -7,12 +7,13 @@ const MEMORY_EACH: u64 = 8 * 1024;
 
 /// `Err`: what is short. `limits`: how many connections each new worker may have.
 pub(super) fn check(connections: u64, limits: &[u64], available: Option<u64>) -> Result<String, String> {
-    let (workers, least) = (limits.len().max(1) as u64, limits.iter().copied().min().unwrap_or(0));
-    let each = connections.div_ceil(workers);
-    if each > takes(least) {
+    let workers = limits.len();
+    let room = limits.iter().fold(0u64, |sum, limit| sum.saturating_add(takes(*limit)));
+    if connections > room {
+        let least = limits.iter().copied().min().unwrap_or(0);
         return Err(format!(
-            "{connections} connections are {each} for each of {workers} workers, and one may have {least}, a few of them new: \
-             raise the limit on open files (LimitNOFILE, ulimit -n), max-connections, or the number of workers"
+            "{connections} connections do not fit into {workers} workers, which take {room} (one may have {least}, a few of \
+             them new): raise the limit on open files (LimitNOFILE, ulimit -n), max-connections, or the number of workers"
         ));
     }
     let needed = connections * MEMORY_EACH;
@@ -40,7 +41,11 @@ mod tests {
     #[test]
     fn what_is_short_is_named() {
         assert!(check(978, &[500, 500], Some(1 << 30)).is_ok());
-        assert!(check(979, &[500, 500], None).unwrap_err().contains("490 for each of 2 workers, and one may have 500"));
+        let short = check(979, &[500, 500], None).unwrap_err();
+        assert!(short.contains("into 2 workers, which take 978 (one may have 500"), "{short}");
+        assert!(check(100, &[100; 2], None).is_ok(), "whoever holds them");
+        assert!(check(100, &[10, 200], None).is_ok() && check(300, &[10, 200], None).is_err());
+        assert!(check(1, &[u64::MAX; 2], None).is_ok() && check(1, &[], None).is_err());
         assert!(check(1000, &[1100], Some(1 << 20)).unwrap_err().contains("may need 7 MiB"));
         assert!(check(0, &[1], Some(0)).is_ok());
         assert!(available_memory().is_some_and(|bytes| bytes > 1 << 20));

@@ -86,7 +86,7 @@ async fn crowded(flags: &[&str]) -> Crowded {
 }
 
 /// Each says something, which is its nth message.
-async fn everyone_counts(clients: &mut [Client], nth: u64) {
+pub(super) async fn everyone_counts(clients: &mut [Client], nth: u64) {
     join_all(clients.iter_mut().map(async |client| {
         client.send("one more").await;
         assert_eq!(client.count().await, nth);
