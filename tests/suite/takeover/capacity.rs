@@ -2,6 +2,7 @@
 
 use super::limits::everyone_counts;
 use super::{Succession, assert_complete, promote};
+use crate::harness::http::Http;
 use crate::harness::service::Builder;
 use crate::harness::{Client, Service, eventually};
 
@@ -45,4 +46,18 @@ async fn a_worker_that_is_full_to_the_brim_closes_nobody_if_others_have_room() {
     assert_eq!(receipt.handed, 100);
     wait_loads(&generations.serving, &[25; 4]);
     everyone_counts(&mut clients, 2).await;
+}
+
+#[test]
+fn an_http_connection_without_room_is_offered_once_and_served_where_it_is() {
+    let generations = Succession::begin(Builder::new().with("--workers", 1));
+    let mut idle = Http::connect(generations.serving.address);
+    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(idle.ask(request).status, 200);
+    // One may come, but for the one that is kept for newcomers.
+    let next = generations.standby(|builder| builder.with("--workers", 2).with("--max-connections", 1));
+    let receipt = promote(&next, &["--keep-old"]);
+    assert_eq!(receipt.drained, [("no room for more connections".to_owned(), 1)], "{receipt:?}");
+    assert_eq!((receipt.handed, receipt.dropped), (0, 0));
+    assert_eq!(idle.ask(request).status, 200, "the old generation has it still");
 }

@@ -134,16 +134,34 @@ async fn give_until_none<A: App>(
         if received == 0 {
             return outcome;
         }
-        let Some(lane) = shares.first().and_then(|share| shared.lanes.find(share.lane)) else {
-            restore(shared, moved);
-            return outcome;
-        };
-        let _turn = lane.turn.lock().await;
-        let mut group = Group { shared, lane: &lane, number: 0 };
-        if group.give_http(moved, &mut outcome).await.is_err() {
+        let staying = give_moved(shared, shares, moved, &mut outcome).await;
+        if !staying.is_empty() {
+            // Served here, they must not come out again at once: there is no room for them. Nor is there for others.
+            leaving.close();
+            restore(shared, staying);
             return outcome;
         }
     }
+}
+
+/// Offers HTTP connections on one lane after the other, on each those for which there was no room before. Returns those that
+/// no taker has taken.
+async fn give_moved<A: App>(
+    shared: &Rc<Shared<A>>,
+    shares: &[Share],
+    moved: Vec<Moved<A>>,
+    outcome: &mut Outcome,
+) -> Vec<Moved<A>> {
+    let mut left: Vec<_> = moved.into_iter().map(|moved| (moved, "there is no lane".to_owned())).collect();
+    for share in shares {
+        let Some(lane) = shared.lanes.find(share.lane).filter(|_| !left.is_empty()) else { continue };
+        let _turn = lane.turn.lock().await;
+        let mut group = Group { shared, lane: &lane, number: 0 };
+        let offered = left.into_iter().map(|(moved, _)| moved).collect();
+        left = group.give_http(offered, outcome).await;
+    }
+    left.iter().for_each(|(_, reason)| outcome.stay(reason, 1));
+    left.into_iter().map(|(moved, _)| moved).collect()
 }
 
 /// HTTP connections that could not go are served here.
@@ -319,39 +337,27 @@ impl<A: App> Group<'_, A> {
         Ok(())
     }
 
-    /// The same for HTTP connections: they have been taken out already.
-    async fn give_http(&mut self, moved: Vec<Moved<A>>, outcome: &mut Outcome) -> Result<(), String> {
+    /// The same for HTTP connections: they have been taken out already. Returns those that this taker has not taken, and why.
+    async fn give_http(&mut self, moved: Vec<Moved<A>>, outcome: &mut Outcome) -> Vec<(Moved<A>, String)> {
         let items = moved.iter().map(|moved| Item::Http { unread: moved.unread.clone() }).collect();
         let sent = {
             let sockets: Vec<_> = moved.iter().map(|moved| moved.socket.as_fd()).collect();
             self.send_state(items, &sockets)
         };
+        let total = moved.len();
         let answer = self.answer(sent).await.and_then(|refused| self.go(Vec::new()).map(|()| refused));
-        match answer {
-            Ok(refused) => {
-                let (mut place, total) = (0, moved.len());
-                let staying: Vec<Moved<A>> = moved
-                    .into_iter()
-                    .filter(|_| {
-                        place += 1;
-                        refused.contains_key(&(place - 1))
-                    })
-                    .collect();
-                outcome.handed += (total - staying.len()) as u64;
-                refused.values().for_each(|reason| outcome.stay(reason, 1));
-                restore(self.shared, staying);
-                Ok(())
+        let left: Vec<_> = match answer {
+            Ok(mut refused) => {
+                (0..).zip(moved).filter_map(|(place, moved)| Some((moved, refused.remove(&place)?))).collect()
             }
-            Err(Denied::Ours(reason)) => {
-                outcome.stay(&reason, moved.len());
-                restore(self.shared, moved);
-                Err(reason)
-            }
+            Err(Denied::Ours(reason)) => moved.into_iter().map(|moved| (moved, reason.clone())).collect(),
             Err(Denied::Theirs(reason)) => {
-                outcome.handed += moved.len() as u64;
-                Err(reason)
+                tracing::debug!(reason, "the taker goes on with what it was offered");
+                Vec::new()
             }
-        }
+        };
+        outcome.handed += (total - left.len()) as u64;
+        left
     }
 
     fn send_state(
