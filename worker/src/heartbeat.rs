@@ -12,10 +12,31 @@ pub(crate) fn wall_ms() -> u64 {
 pub(crate) struct Beats {
     interval_ms: u64,
     last_ms: u64,
+    /// How far, in milliseconds, the last one may be in the future without the clock having been set back.
+    slack_ms: u64,
 }
 
 /// How far, in milliseconds, the clock of another host may be ahead.
 pub(crate) const AHEAD_MS: u64 = 5000;
+
+/// Whose clock says when a heartbeat is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clocks {
+    /// That of this host alone.
+    Own,
+    /// Those of other hosts too, see [`AHEAD_MS`].
+    Several,
+}
+
+impl Clocks {
+    /// How far, in milliseconds, the time of a heartbeat may be in the future.
+    pub(crate) fn ahead_ms(self) -> u64 {
+        match self {
+            Clocks::Own => 0,
+            Clocks::Several => AHEAD_MS,
+        }
+    }
+}
 
 /// What to do at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +45,16 @@ pub(crate) enum Beat {
     Now(u64),
     /// Nothing for so long.
     Wait(Duration),
+    /// Begin anew: the clock was set back, and what had a heartbeat of a time to come has not had those that come now.
+    SetBack,
 }
 
 impl Beats {
     /// The first beat is the next multiple after `now_ms`.
-    pub(crate) fn new(interval: Duration, now_ms: u64) -> Beats {
+    pub(crate) fn new(interval: Duration, clocks: Clocks, now_ms: u64) -> Beats {
         let interval_ms = (interval.as_millis() as u64).max(1);
-        Beats { interval_ms, last_ms: now_ms - now_ms % interval_ms }
+        let slack_ms = interval_ms.max(clocks.ahead_ms());
+        Beats { interval_ms, last_ms: now_ms - now_ms % interval_ms, slack_ms }
     }
 
     /// The last one that is not to be made any more; at first the one before the worker began.
@@ -38,19 +62,25 @@ impl Beats {
         self.last_ms
     }
 
-    /// Decides. A clock that is set back makes no second beat of the same time; one that is set forward skips what it
-    /// jumped over.
+    /// Decides. A clock that is set back by less than an interval makes no second beat of the same time, and the next one is
+    /// later by that much; one that is set back further begins anew from there, rather than being silent until the old time.
+    /// One that is set forward skips what it jumped over.
     pub(crate) fn at(&mut self, now_ms: u64) -> Beat {
         let due = now_ms - now_ms % self.interval_ms;
         if due > self.last_ms {
             self.last_ms = due;
             return Beat::Now(due);
         }
-        // Set back by more than an interval: begin anew from there rather than being silent until the old time.
-        if due + 2 * self.interval_ms < self.last_ms {
+        if now_ms.saturating_add(self.slack_ms) < self.last_ms {
             self.last_ms = due;
+            return Beat::SetBack;
         }
-        Beat::Wait(Duration::from_millis(self.last_ms + self.interval_ms - now_ms))
+        Beat::Wait(self.until_next(now_ms))
+    }
+
+    /// How long it is to the next one, if the clock is not set meanwhile.
+    pub(crate) fn until_next(&self, now_ms: u64) -> Duration {
+        Duration::from_millis((self.last_ms + self.interval_ms).saturating_sub(now_ms))
     }
 
     /// Somebody else says that this beat is due. `true`: it was not sent yet, and can be one. A clock elsewhere may be ahead
@@ -96,19 +126,32 @@ mod tests {
 
     #[test]
     fn a_beat_is_at_a_multiple_once() {
-        let mut beats = Beats::new(Duration::from_secs(30), 100_000);
+        let mut beats = Beats::new(Duration::from_secs(30), Clocks::Own, 100_000);
         assert_eq!(beats.at(100_000), Beat::Wait(Duration::from_secs(20)));
         assert_eq!(beats.at(120_004), Beat::Now(120_000));
         assert_eq!(beats.at(120_004), Beat::Wait(Duration::from_millis(29_996)));
         assert_eq!(beats.at(119_990), Beat::Wait(Duration::from_millis(30_010)), "set back a little");
         assert_eq!(beats.at(300_001), Beat::Now(300_000), "set forward");
+        assert_eq!(beats.at(60_000), Beat::SetBack);
         assert_eq!(beats.at(60_000), Beat::Wait(Duration::from_secs(30)), "set back a lot");
         assert_eq!(beats.at(90_000), Beat::Now(90_000));
     }
 
     #[test]
+    fn a_clock_that_another_one_is_ahead_of_was_not_set_back() {
+        let second = Duration::from_secs(1);
+        let mut beats = Beats::new(second, Clocks::Several, 100_000);
+        assert!(beats.heard(104_000, 100_010));
+        assert_eq!(beats.at(100_010), Beat::Wait(Duration::from_millis(4990)));
+        assert_eq!(beats.at(98_900), Beat::SetBack);
+        let mut alone = Beats::new(second, Clocks::Own, 100_000);
+        assert_eq!(alone.at(98_900), Beat::SetBack);
+        assert_eq!(alone.at(99_000), Beat::Now(99_000));
+    }
+
+    #[test]
     fn a_beat_that_was_heard_is_not_made_again() {
-        let mut beats = Beats::new(Duration::from_secs(30), 100_000);
+        let mut beats = Beats::new(Duration::from_secs(30), Clocks::Several, 100_000);
         assert!(beats.heard(120_000, 119_900), "another clock is a little ahead");
         assert!(!beats.heard(120_000, 119_950));
         assert_eq!(beats.at(120_000), Beat::Wait(Duration::from_secs(30)));
@@ -122,7 +165,7 @@ mod tests {
         #[test]
         fn no_beat_comes_twice_while_the_clock_goes_forward(steps in prop::collection::vec(0..5_000u64, 1..100)) {
             let (mut now, mut last) = (1_000_000, 0);
-            let mut beats = Beats::new(Duration::from_secs(1), now);
+            let mut beats = Beats::new(Duration::from_secs(1), Clocks::Own, now);
             for step in steps {
                 now += step;
                 match beats.at(now) {
@@ -131,6 +174,27 @@ mod tests {
                         last = at;
                     }
                     Beat::Wait(wait) => prop_assert!(wait <= Duration::from_secs(1)),
+                    Beat::SetBack => prop_assert!(false, "it was not"),
+                }
+            }
+        }
+
+        #[test]
+        fn no_setting_of_the_clock_silences_for_more_than_two_intervals(
+            clocks in prop_oneof![Just(Clocks::Own), Just(Clocks::Several)],
+            set_to in prop::collection::vec(0..10_000_000u64, 1..20),
+        ) {
+            let interval = 10_000;
+            let mut beats = Beats::new(Duration::from_millis(interval), clocks, 5_000_000);
+            for now in set_to {
+                let beat = |beats: &mut Beats, now| match beats.at(now) {
+                    Beat::SetBack => beats.at(now),
+                    beat => beat,
+                };
+                if let Beat::Wait(wait) = beat(&mut beats, now) {
+                    prop_assert!(wait <= Duration::from_millis(2 * interval), "{wait:?}");
+                    let then = now + wait.as_millis() as u64;
+                    prop_assert_eq!(beat(&mut beats, then), Beat::Now(then));
                 }
             }
         }

@@ -9,6 +9,7 @@ use crate::app::App;
 use crate::batch::Publication;
 use crate::frame::{self, Kind};
 use crate::handoff::{Arrival, Carried};
+use crate::heartbeat::{AHEAD_MS, Clocks, wall_ms};
 use crate::metrics::{Closes, Gauge, Single};
 use crate::rooms::Rooms;
 use crate::slab::{Connection, Hold, Output, Phase};
@@ -181,6 +182,7 @@ impl<A: App> Hub<A> {
             // Before it is a member: what comes now it finds in the log.
             self.deliver_published();
         }
+        let beat_ms = self.beat_of_arrival(carried.beat_ms);
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         let connection = entry.insert(Connection {
@@ -200,7 +202,7 @@ impl<A: App> Hub<A> {
             unanswered: 0,
             known: carried.known,
             mute: carried.mute,
-            beat_ms: carried.beat_ms,
+            beat_ms,
             token: carried.token,
             request_id: carried.request_id,
             forwarded: carried.forwarded,
@@ -250,6 +252,8 @@ impl<A: App> Hub<A> {
         }
         if let Some((at, frame)) = self.last_beat.take() {
             let open = self.connections.get_mut(key).filter(|c| c.phase == Phase::Open && c.beat_ms < at);
+            // The clock may have been set back, and the worker not have noticed yet.
+            let open = open.filter(|_| at <= wall_ms().saturating_add(AHEAD_MS));
             if let Some(connection) = open {
                 connection.beat_ms = at;
                 self.push(key, &frame);
@@ -276,6 +280,23 @@ impl<A: App> Hub<A> {
             frame::append(&mut encoded, Kind::Text, text.as_bytes());
             self.push(key, &encoded);
         }
+    }
+
+    /// Whose clocks heartbeats go by.
+    pub(crate) fn clocks(&self) -> Clocks {
+        if self.backplane.is_alone() { Clocks::Own } else { Clocks::Several }
+    }
+
+    /// When a connection that arrives had its last heartbeat, as far as that can be: if the clock was set back since then, it must
+    /// not be silent until the old time returns.
+    fn beat_of_arrival(&self, beat_ms: u64) -> u64 {
+        let last = self.last_beat.as_ref().map_or(0, |(at, _)| *at);
+        beat_ms.min(last.max(wall_ms().saturating_add(self.clocks().ahead_ms())))
+    }
+
+    /// The clock was set back: those who had a heartbeat of a time that is to come get those from now on.
+    pub(crate) fn forget_beats(&mut self, now_ms: u64) {
+        self.connections.iter_mut().for_each(|(_, connection)| connection.beat_ms = connection.beat_ms.min(now_ms));
     }
 
     /// A heartbeat is due: whoever arrives from now on and has not had it gets it.

@@ -13,7 +13,7 @@ use super::Shared;
 use super::upkeep::{self, Upkeep};
 use crate::app::App;
 use crate::frame::{self, Kind};
-use crate::heartbeat::{Beat, Beats, rfc3339, wall_ms};
+use crate::heartbeat::{AHEAD_MS, Beat, Beats, rfc3339, wall_ms};
 use crate::http::admin;
 use crate::hub::{After, Audience};
 use crate::memory::Trimmer;
@@ -95,8 +95,8 @@ async fn publications<A: App>(shared: Rc<Shared<A>>, wake_up: Readable) {
 /// Heartbeats, at their time. With other hosts one worker of all says when that is; one that is not heard is not waited
 /// for.
 async fn heartbeats<A: App>(shared: Rc<Shared<A>>) {
-    let alone = shared.hub.borrow().backplane.is_alone();
-    let mut beats = Beats::new(shared.hub.borrow().settings.heartbeat_interval, wall_ms());
+    let (alone, clocks) = (shared.hub.borrow().backplane.is_alone(), shared.hub.borrow().clocks());
+    let mut beats = Beats::new(shared.hub.borrow().settings.heartbeat_interval, clocks, wall_ms());
     let mut published = shared.beat.subscribe();
     // One that is handed over may not have had this: its giver may have waited for somebody to say that it is due.
     note_beat(&shared, beats.last());
@@ -104,8 +104,16 @@ async fn heartbeats<A: App>(shared: Rc<Shared<A>>) {
         let heard = match beats.at(wall_ms()) {
             // Not longer than a second: the wall clock may be set meanwhile.
             Beat::Wait(wait) => timeout(wait.min(SECOND), published.changed()).await.is_ok(),
+            Beat::SetBack => {
+                tracing::warn!(event = "clock_set_back", "the clock was set back: heartbeats go on from its new time");
+                shared.hub.borrow_mut().forget_beats(wall_ms());
+                note_beat(&shared, beats.last());
+                continue;
+            }
             Beat::Now(at) => {
-                let heard = !alone && timeout(PATIENCE, published.wait_for(|heard| *heard >= at)).await.is_ok();
+                // What was heard before the clock was set back is far in the future.
+                let said = at..=at.saturating_add(AHEAD_MS);
+                let heard = !alone && timeout(PATIENCE, published.wait_for(|heard| said.contains(heard))).await.is_ok();
                 send_beat(&shared, at, if heard { Heartbeats::Published } else { Heartbeats::Local }).await;
                 false
             }

@@ -14,7 +14,7 @@ use super::script::{self, Counted, Layout, Scripts};
 use super::{Call, Stages};
 use crate::backplane::embedded::ledger::{Unit, UnitId};
 use crate::backplane::{Health, Settlement};
-use crate::heartbeat::wall_ms;
+use crate::heartbeat::{Beat, Beats, Clocks, wall_ms};
 use crate::publication::Rejection;
 use crate::redis::{Connection, Connector, Failure, Node, Reason, Subscription};
 
@@ -204,12 +204,11 @@ impl Driver {
     ) -> Option<Failure> {
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let interval_ms = (interval.as_millis() as u64).max(1);
         let (mut named, master) = (self.named.clone(), self.master.borrow().clone());
-        let mut last_beat = wall_ms() / interval_ms * interval_ms;
+        let mut beats = Beats::new(interval, Clocks::Own, wall_ms());
         loop {
             // Not longer than a second: the wall clock may be set meanwhile.
-            let until_beat = Duration::from_millis((last_beat + interval_ms).saturating_sub(wall_ms())).min(PULSE);
+            let until_beat = beats.until_next(wall_ms()).min(PULSE);
             let failed = tokio::select! {
                 stages = self.commits.recv() => {
                     let begun = Instant::now();
@@ -230,16 +229,10 @@ impl Driver {
                 () = is_replaced(&mut named, master.as_ref()) => self.elsewhere(),
                 // A client that comes to a worker which had nothing to say for a while must not be the one to find out.
                 () = self.ended.notified() => ping(&mut connection).await,
-                () = sleep(until_beat) => {
-                    let now = wall_ms();
-                    let due = now - now % interval_ms;
-                    let set_back = due + 2 * interval_ms < last_beat;
-                    let is_due = due > last_beat;
-                    if is_due || set_back {
-                        last_beat = due;
-                    }
-                    if is_due { self.beat(&mut connection, scripts, due).await } else { None }
-                }
+                () = sleep(until_beat) => match beats.at(wall_ms()) {
+                    Beat::Now(due) => self.beat(&mut connection, scripts, due).await,
+                    Beat::Wait(_) | Beat::SetBack => None,
+                },
             };
             if failed.is_some() {
                 return failed;
