@@ -234,6 +234,9 @@ async fn serve<A: App>(inheritance: Inheritance, settings: Settings, app: A, hoo
     let told = Instant::now();
     shared.lanes.stop_giving().await;
     if shared.orphaned.get() {
+        // Whoever takes over has descriptors of its own, and a service manager that keeps them too. If nobody does, clients that
+        // waited in vain would be reset at the end, and the next start could not bind until then.
+        drop(acceptors);
         give_all_away(&shared).await;
     }
     shared.lanes.wind_up().await;
@@ -380,9 +383,7 @@ impl Acceptors {
 
     /// Lets go of the listeners of a slot.
     fn remove(&mut self, slot: Slot) {
-        for mut acceptor in self.listeners.extract_if(.., |acceptor| acceptor.listener.slot == slot) {
-            acceptor.end();
-        }
+        self.listeners.retain(|acceptor| acceptor.listener.slot != slot);
     }
 
     /// Accepts from all, or from none; they stay open.
@@ -416,6 +417,13 @@ impl Acceptor {
         if let Some(task) = self.task.take() {
             task.abort();
         }
+    }
+}
+
+impl Drop for Acceptor {
+    /// The task has a descriptor too.
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
