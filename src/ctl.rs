@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use baton_ipc::control::{Command, ErrorCode, Link, Output, Relayed, Reply, Status};
 use baton_ipc::scoreboard::State;
-use clap::{CommandFactory, Parser};
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
 use crate::config::{Environment, VERSION, runtime_directories};
 use crate::unit;
@@ -51,29 +51,37 @@ enum Exit {
                   came through; 4 no supervisor can be reached, 5 permission denied, 130 Ctrl-C during a takeover or an upgrade"
 )]
 struct Arguments {
-    /// The generation to talk to, when two are running: blue or green
-    #[arg(long, env = "BATON_COLOR", hide_env = true, value_parser = client::COLORS)]
-    color: Option<String>,
-    /// Where the control sockets are [default: as configured for baton]
-    #[arg(long, value_name = "DIR")]
-    runtime_dir: Option<PathBuf>,
-    /// Print the supervisor's answers, one JSON object a line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    manner: Manner,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
 
+/// Options that every command has, before it or behind it.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+struct Manner {
+    /// The generation to talk to, when two are running: blue or green
+    #[arg(long, global = true, value_parser = client::COLORS)]
+    color: Option<String>,
+    /// Where the control sockets are [default: as configured for baton]
+    #[arg(long, global = true, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// Print the supervisor's answers, one JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
 /// The entry point of `batonctl`.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     let environment = Environment::of_process();
-    let directories = runtime_directories(arguments.runtime_dir, &environment);
+    let Manner { color, runtime_dir, json } = arguments.manner;
+    let directories = runtime_directories(runtime_dir, &environment);
     let no_color = environment.get("NO_COLOR").is_some();
     let mut session = Session {
         directories,
-        color: arguments.color,
-        json: arguments.json,
+        color,
+        json,
         colors: io::stdout().is_terminal() && !no_color,
         interactive: false,
         slots: Rc::default(),
@@ -89,7 +97,8 @@ pub fn main() -> ExitCode {
 
 /// The grammar of `batonctl`, for completion scripts.
 pub(crate) fn command() -> clap::Command {
-    Arguments::command()
+    // Not for a line of the shell: there it would win over what the shell was started with.
+    Arguments::command().mut_arg("color", |color| color.env("BATON_COLOR").hide_env(true))
 }
 
 /// Everything a command needs besides itself. Each command makes a connection of its own, so that a shell outlives
@@ -108,6 +117,19 @@ struct Session {
 }
 
 impl Session {
+    /// Runs one line of a shell, whose options hold for it alone.
+    fn run_line(&mut self, manner: Manner, verb: &Verb) -> Exit {
+        let before = (self.color.clone(), self.directories.clone(), self.json);
+        let Manner { color, runtime_dir, json } = manner;
+        self.color = color.or_else(|| self.color.take());
+        self.directories =
+            runtime_dir.map_or_else(|| std::mem::take(&mut self.directories), |directory| vec![directory]);
+        self.json |= json;
+        let exit = self.run(verb);
+        (self.color, self.directories, self.json) = before;
+        exit
+    }
+
     /// Runs one command and tells on standard error why it failed, if it did.
     fn run(&mut self, verb: &Verb) -> Exit {
         let outcome = match verb {
@@ -287,5 +309,22 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_every_command_go_before_it_or_behind_it() {
+        let all = Manner { color: Some("green".into()), runtime_dir: Some("d".into()), json: true };
+        for (line, expected) in [
+            ("--json --color green --runtime-dir d status", all.clone()),
+            ("status --json --color green --runtime-dir d", all.clone()),
+            ("--color blue connections --color green --json -n 5 --runtime-dir d", all.clone()),
+            ("--color green broadcast -1 --json --runtime-dir=d", all),
+            ("restart all --json", Manner { json: true, ..Manner::default() }),
+        ] {
+            let line = std::iter::once("batonctl").chain(line.split(' '));
+            // Without the environment.
+            let parsed = Arguments::try_parse_from(line.clone()).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(parsed.manner, expected, "{:?}", line.collect::<Vec<_>>());
+        }
     }
 }

@@ -12,9 +12,10 @@ use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::history::DefaultHistory;
 use rustyline::{CompletionType, Config, Editor, Helper, Highlighter, Hinter, Validator};
+use serde::de::IgnoredAny;
 
 use super::verbs::Verb;
-use super::{Exit, Session};
+use super::{Exit, Manner, Session};
 use crate::config::Environment;
 use crate::config::directories::user_state;
 
@@ -28,6 +29,8 @@ use crate::config::directories::user_state;
     help_template = "{subcommands}"
 )]
 pub(super) struct Line {
+    #[command(flatten)]
+    pub(super) manner: Manner,
     #[command(subcommand)]
     pub(super) verb: Verb,
 }
@@ -107,8 +110,8 @@ fn run(session: &mut Session, line: &str) -> Asked {
         return Asked::Nothing;
     }
     match Line::try_parse_from(words) {
-        Ok(Line { verb: Verb::Exit }) => Asked::Leave,
-        Ok(Line { verb }) => Asked::Ran(session.run(&verb)),
+        Ok(Line { verb: Verb::Exit, .. }) => Asked::Leave,
+        Ok(Line { verb, manner }) => Asked::Ran(session.run_line(manner, &verb)),
         Err(error) => {
             let help = !error.use_stderr();
             let _ = error.print();
@@ -117,20 +120,43 @@ fn run(session: &mut Session, line: &str) -> Asked {
     }
 }
 
-/// Words at white space. What is broadcast is one word with its spaces, in quotes as for a shell or without.
+/// Words at white space. What is broadcast is one word with its spaces, in quotes as for a shell or without; options may
+/// be before it or behind it.
 fn words(line: &str) -> Vec<&str> {
     let line = line.trim();
     if line.starts_with('#') {
         return Vec::new();
     }
-    match line.split_once(char::is_whitespace) {
-        Some(("broadcast", message)) => {
-            let message = message.trim();
-            let unquoted = message.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
-            vec!["broadcast", unquoted.unwrap_or(message)]
+    let Some((verb @ "broadcast", rest)) = line.split_once(char::is_whitespace) else {
+        return line.split_whitespace().collect();
+    };
+    let mut words = vec![verb];
+    let mut rest = rest.trim();
+    // No JSON begins with two dashes.
+    while rest.starts_with("--")
+        && let Some((option, more)) = rest.split_once(char::is_whitespace)
+    {
+        words.push(option);
+        rest = more.trim_start();
+        if matches!(option, "--color" | "--runtime-dir")
+            && let Some((value, more)) = rest.split_once(char::is_whitespace)
+        {
+            words.push(value);
+            rest = more.trim_start();
         }
-        Some(_) | None => line.split_whitespace().collect(),
     }
+    // Two dashes may be in the middle of a text: options begin where what is before them is complete.
+    let whole = |text: &str| serde_json::from_str::<IgnoredAny>(text).is_ok();
+    let ends = rest.match_indices(" --").map(|(at, _)| at);
+    let end = ends.into_iter().find(|at| whole(unquoted(&rest[..*at]))).unwrap_or(rest.len());
+    words.push(unquoted(&rest[..end]));
+    words.extend(rest[end..].split_whitespace());
+    words
+}
+
+fn unquoted(text: &str) -> &str {
+    let text = text.trim();
+    text.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')).unwrap_or(text)
 }
 
 /// Made readable to its owner alone: it may name sessions.
@@ -198,7 +224,22 @@ mod tests {
         assert_eq!(words("  stop 1   2 "), ["stop", "1", "2"]);
         assert_eq!(words("broadcast {\"a\": 1}"), ["broadcast", "{\"a\": 1}"]);
         assert_eq!(words("broadcast '{\"a\": 1}'"), ["broadcast", "{\"a\": 1}"]);
+        for (line, expected) in [
+            ("broadcast --json 5", &["broadcast", "--json", "5"][..]),
+            ("broadcast --color blue {} --json", &["broadcast", "--color", "blue", "{}", "--json"]),
+            ("broadcast '\"a -- b\"'  --color blue", &["broadcast", "\"a -- b\"", "--color", "blue"]),
+            ("broadcast \"a --b", &["broadcast", "\"a --b"]),
+            ("broadcast --json", &["broadcast", "--json"]),
+        ] {
+            assert_eq!(words(line), expected);
+        }
         assert!(words("   ").is_empty() && words("# a remark").is_empty());
+    }
+
+    #[test]
+    fn a_line_has_the_options_of_every_command() {
+        let Line { manner, .. } = Line::try_parse_from(["status", "--json", "--color", "green"]).unwrap();
+        assert_eq!(manner, Manner { color: Some("green".into()), runtime_dir: None, json: true });
     }
 
     #[test]
