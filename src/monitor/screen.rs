@@ -10,7 +10,7 @@ use nix::unistd::{Pid, getpgrp};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEvent};
 use ratatui::crossterm::execute;
-use ratatui::crossterm::terminal::{EnterAlternateScreen, disable_raw_mode, enable_raw_mode};
+use ratatui::crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, disable_raw_mode, enable_raw_mode};
 
 use super::lines::Book;
 use super::model::Model;
@@ -129,7 +129,16 @@ impl Screen {
         raise(Signal::SIGTSTP)?;
         enable_raw_mode()?;
         execute!(stdout(), EnterAlternateScreen)?;
-        self.0.clear()
+        self.clear()
+    }
+
+    /// The next drawing begins on an empty screen. Not by [`ratatui::Terminal::clear`], which asks the terminal where the cursor
+    /// is: the thread that reads what is typed would take the answer.
+    fn clear(&mut self) -> io::Result<()> {
+        execute!(stdout(), Clear(ClearType::All))?;
+        // Nothing is known to be on it, so that all is drawn.
+        self.0.swap_buffers();
+        Ok(())
     }
 }
 
@@ -197,7 +206,7 @@ impl Show {
             Happening::Key(key) => match action(key) {
                 Some(Action::Quit) => return Ok(Some(End::Quit)),
                 Some(Action::Suspend) => screen.suspend()?,
-                Some(Action::Redraw) => screen.0.clear()?,
+                Some(Action::Redraw) => screen.clear()?,
                 Some(action) => self.act(action, wishes),
                 None => {}
             },

@@ -91,6 +91,28 @@ fn keys_move_about_pause_help_and_quit() {
 }
 
 #[test]
+fn it_is_suspended_and_goes_on_and_is_drawn_anew() {
+    let service = two_workers().start();
+    let wanted = monitor(service.dir(), &[]);
+    // A shell with job control, which does what a user does.
+    let mut shell = Command::new("bash");
+    shell.args(["-c", "set -m; \"$@\"; echo 'it is suspended'; fg; echo 'it is over'", "bash"]);
+    shell.arg(wanted.get_program()).args(wanted.get_args());
+    forget_settings(&mut shell);
+    shell.env("LC_ALL", "C.UTF-8").env_remove("NO_COLOR");
+    let mut terminal = Terminal::of_size(shell, 100, 30);
+    terminal.wait_shown("workers: 2 of 2 serve");
+    terminal.type_in("\x1a");
+    terminal.wait_for("it is suspended");
+    terminal.wait_shown("workers: 2 of 2 serve");
+    terminal.type_in("\x0c-");
+    terminal.wait_shown("every 1s");
+    terminal.wait_shown("workers: 2 of 2 serve");
+    terminal.type_in("q");
+    terminal.wait_for("it is over");
+}
+
+#[test]
 fn it_follows_the_size_of_the_terminal() {
     let service = two_workers().start();
     let mut terminal = on_terminal(&service, &[]);
