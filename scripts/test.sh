@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/needs.sh cc=gcc make=make curl=curl chromium=chromium debootstrap=debootstrap python3=python3 setpriv=util-linux \
   redis-server=redis-server redis-cli=redis-tools openssl=openssl nginx=nginx ip=iproute2 logrotate=logrotate prometheus=prometheus \
-  systemd-nspawn=systemd-container \
+  systemd-nspawn=systemd-container faketime=faketime \
   git=git man=man-db dpkg-shlibdeps=dpkg-dev fish=fish zsh=zsh
 # It has no command of its own, and belongs to Debian's Python.
 /usr/bin/python3 -c 'import websockets' 2>/dev/null || scripts/needs.sh websockets=python3-websockets

@@ -9,6 +9,7 @@
 //! | `logging` | the log of every process |
 //! | [`Counter`] | the message counter, the application of the binary `baton` |
 //! | `run` | `baton run`: the composition root |
+//! | `descriptors` | how many a process may have |
 //! | `monitor` | `baton monitor`: a live view of a running service |
 //! | `probe` | whether a service does its work, as a client sees it |
 //! | `promote` | `baton promote`: a new generation takes over |
@@ -28,6 +29,7 @@ mod cli;
 mod config;
 mod counter;
 mod ctl;
+mod descriptors;
 mod load_test;
 mod logging;
 #[doc(hidden)]
@@ -68,10 +70,16 @@ pub fn main<A: App>(app: A) -> ExitCode {
         Err(error) => error.exit(),
     };
     match invocation {
-        Invocation::Run(sources) => match config::load(&sources) {
-            Ok(loaded) => run::run(loaded, sources, app),
-            Err(problems) => refuse(&problems),
-        },
+        Invocation::Run(sources) => {
+            // It takes a moment until the supervisor takes them.
+            if let Err(error) = baton_supervisor::hold_requests() {
+                eprintln!("baton: {error}");
+            }
+            match config::load(&sources) {
+                Ok(loaded) => run::run(loaded, sources, app),
+                Err(problems) => refuse(&problems),
+            }
+        }
         Invocation::PrintConfig(sources) => show(&sources, config::print),
         Invocation::CheckConfig(sources) => show(&sources, |loaded| {
             warn_of_exposure(loaded);

@@ -13,13 +13,17 @@ use baton_worker::{App, Hooks};
 use nix::sys::stat::{Mode, umask};
 
 use crate::config::{self, Config, Loaded, Sources};
-use crate::{logging, probe};
+use crate::{descriptors, logging, probe};
 
 /// How long the workers of a dead supervisor may take beyond their drain, until the process in front of it ends.
 const ORPHANS_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until told to end. What stands in the way of a start is told on standard error, before anything is bound.
 pub(crate) fn run<A: App>(loaded: Loaded, sources: Sources, app: A) -> ExitCode {
+    // A shell allows 1024 for the sake of old programs that call select(2), of which this is none.
+    if let Err(error) = descriptors::raise_limit() {
+        eprintln!("baton: cannot raise the limit of descriptors: {error}");
+    }
     let supervisor = &loaded.config.supervisor;
     let parent = match supervisor.foreground_parent.is_wanted() {
         true => match baton_supervisor::split(supervisor.drain_timeout + ORPHANS_GRACE) {

@@ -400,13 +400,17 @@ pub(super) const CHECKS: &[Check] = &[
         },
     },
     Check {
-        keys: &["runtime-dir", "color"],
+        keys: &["runtime-dir"],
         test: |c| {
-            let socket = c.supervisor.runtime_dir.join(format!("{}.sock", c.supervisor.color));
-            match socket.as_os_str().len() <= MAX_SOCKET_PATH {
+            // Also those that a takeover or an upgrade will need.
+            let longest = baton_supervisor::longest_socket_path(&c.supervisor.runtime_dir);
+            match longest.as_os_str().len() <= MAX_SOCKET_PATH {
                 true => Ok(()),
                 false => Err(format!(
-                    "a path short enough that COLOR.sock in it has at most {MAX_SOCKET_PATH} bytes (unix(7))"
+                    "a path of at most {} bytes, so that {} in it has at most {MAX_SOCKET_PATH} (unix(7))",
+                    (MAX_SOCKET_PATH + c.supervisor.runtime_dir.as_os_str().len())
+                        .saturating_sub(longest.as_os_str().len()),
+                    longest.file_name().unwrap_or_default().display(),
                 )),
             }
         },

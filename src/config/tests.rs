@@ -217,7 +217,10 @@ fn bounds_between_settings() {
         ]
     );
     let long = format!("/tmp/{}", "x".repeat(100));
-    assert!(refusals(&[("runtime-dir", &long)], &[], "")[0].contains("COLOR.sock in it has at most 107 bytes"));
+    assert!(
+        refusals(&[("runtime-dir", &long)], &[], "")[0]
+            .contains("at most 87 bytes, so that green.next.takeover in it has at most 107")
+    );
     // A refused value is not compared with others.
     assert_eq!(refusals(&[("max-message-size", "8"), ("max-buffer-memory", "4MiB")], &[], "").len(), 1);
     assert!(refusals(&[("listen", "0.0.0.0:1"), ("listen", "0.0.0.0:1")], &[], "")[0].contains("none of them twice"));

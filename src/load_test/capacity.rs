@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 
 /// Descriptors of a client process that are no connections.
 const RESERVE: u64 = 32;
@@ -107,15 +107,6 @@ impl Machine {
             )),
         }
     }
-}
-
-/// Lets this process have as many descriptors as it may; the number.
-pub(super) fn raise_descriptor_limit() -> nix::Result<u64> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    }
-    Ok(hard)
 }
 
 #[cfg(test)]

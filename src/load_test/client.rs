@@ -18,12 +18,12 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{interval, sleep, timeout};
 
-use super::capacity::raise_descriptor_limit;
 use super::connection::Connection;
 use super::dial::Dialer;
 use super::lane::{Phase, Shared, Stage};
 use super::plan::{Event, Order, Progress, monotonic, tell};
 use super::tally::{Fault, Tally};
+use crate::descriptors;
 
 /// How often it tells how far it is.
 const TELL: Duration = Duration::from_millis(200);
@@ -60,7 +60,7 @@ async fn serve() -> io::Result<()> {
     let Some(Order::Connect(plan)) = next(&mut orders).await? else {
         return Err(io::Error::other("it is started by `baton load-test` alone"));
     };
-    let prepared = raise_descriptor_limit().map_err(|error| error.to_string()).and_then(|_| Dialer::new(&plan));
+    let prepared = descriptors::raise_limit().map_err(|error| error.to_string()).and_then(|_| Dialer::new(&plan));
     match prepared {
         Ok(dialer) => Run { shared: Rc::new(Shared::new(*plan, dialer)), orders, driver, stopped: false }.run().await,
         Err(reason) => tell(&mut driver, &Event::Failed { reason }).await,

@@ -108,8 +108,7 @@ impl Supervisor<'_> {
             return Ok((0..workers).collect());
         }
         if let Some(unknown) = slots.iter().find(|slot| **slot >= workers) {
-            let known = if workers == 1 { "the only one is 0".to_owned() } else { format!("0 to {} are", workers - 1) };
-            return Err((ErrorCode::NotFound, format!("there is no slot {unknown}: {known}")));
+            return Err(no_slot(*unknown, workers));
         }
         Ok(slots.iter().copied().collect::<BTreeSet<_>>().into_iter().collect())
     }
@@ -230,8 +229,10 @@ impl Supervisor<'_> {
     }
 
     fn tail(&self, slot: Option<SlotId>, side: Option<Side>, from: Option<u64>) -> Result<Output, Refusal> {
-        if let Some(slot) = slot.filter(|slot| usize::from(*slot) >= self.places.len()) {
-            return Err((ErrorCode::NotFound, format!("there is no slot {slot}")));
+        // Of one that was scaled away the last lines may be wanted.
+        let slots = self.places.len() as SlotId;
+        if let Some(slot) = slot.filter(|slot| *slot >= slots) {
+            return Err(no_slot(slot, slots));
         }
         let side = side.unwrap_or_else(|| self.board.current(slot));
         let tail = self.board.ring(slot, side).read(from);
@@ -338,4 +339,10 @@ impl Supervisor<'_> {
 
 fn text(message: String) -> Output {
     Output::Text { message }
+}
+
+/// Refuses a slot that is not among so many, and says which are.
+fn no_slot(unknown: SlotId, slots: SlotId) -> Refusal {
+    let known = if slots == 1 { "the only one is 0".to_owned() } else { format!("0 to {} are", slots - 1) };
+    (ErrorCode::NotFound, format!("there is no slot {unknown}: {known}"))
 }

@@ -137,6 +137,24 @@ impl Control {
         Ok((Control { listener, path, identity, access, clients: BTreeMap::new(), next: 0, paused_until: None }, found))
     }
 
+    /// Makes the socket anew if its file is gone, and its directory too if need be. Returns whether it did. What somebody else has
+    /// put in its place stays.
+    pub(crate) fn restore(&mut self, now: Instant) -> io::Result<bool> {
+        if identity(&self.path).is_some() {
+            return Ok(false);
+        }
+        if let Some(directory) = self.path.parent() {
+            make(directory)?;
+            private::ensure_directory(directory).map_err(io::Error::other)?;
+        }
+        let listener = bind(&self.path, self.access.group.map(Gid::from_raw))?;
+        // They came before it was deleted.
+        self.accept(now);
+        self.identity = identity(&self.path);
+        self.listener = listener;
+        Ok(true)
+    }
+
     /// Lets in who waits outside.
     pub(crate) fn accept(&mut self, now: Instant) {
         loop {
@@ -283,6 +301,26 @@ mod tests {
     fn open(directory: &Path) -> (Control, bool) {
         let _lock = lock(directory).unwrap();
         Control::open(directory, "blue", None).unwrap()
+    }
+
+    #[test]
+    fn a_socket_that_was_deleted_is_made_anew_and_nobody_elses_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().join("run");
+        let (mut control, _) = open(&directory);
+        let now = Instant::now();
+        assert!(!control.restore(now).unwrap());
+        let waiting = UnixStream::connect(directory.join("blue.sock")).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(control.restore(now).unwrap());
+        UnixStream::connect(directory.join("blue.sock")).unwrap();
+        assert_eq!(control.interests().count(), 1, "who had come before it was deleted");
+        drop(waiting);
+        fs::remove_file(directory.join("blue.sock")).unwrap();
+        let _other = UnixListener::bind(directory.join("blue.sock")).unwrap();
+        assert!(!control.restore(now).unwrap());
+        control.remove_file();
+        assert!(directory.join("blue.sock").exists());
     }
 
     fn first_line(stream: &UnixStream) -> String {

@@ -58,6 +58,7 @@ mod process;
 mod program;
 mod rebalance;
 mod relief;
+mod restore;
 mod settings;
 mod signals;
 mod slot;
@@ -82,6 +83,7 @@ pub use error::Error;
 pub use parent::{ForegroundParent, Line, Split, split};
 pub use program::started_as;
 pub use settings::{Settings, Takeover};
+pub use takeover::longest_socket_path;
 
 use crate::supervisor::{Ending, Supervisor};
 
@@ -109,6 +111,15 @@ pub trait Service {
     /// Called once, in the supervisor, as soon as the scoreboard exists: the log rings are in it, and the
     /// supervisor's own is the one of this side.
     fn scoreboard(&mut self, board: Rc<Scoreboard>, side: Side);
+}
+
+/// Keeps signals that ask a running service for something (SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU) waiting until [`run`] can
+/// take them, instead of letting them end this process. To be called first of all, while there is one thread.
+///
+/// # Errors
+/// The kernel refuses it, which it does for no signal that there is.
+pub fn hold_requests() -> Result<(), Error> {
+    sys::hold_requests().map_err(Error::system("hold signals"))
 }
 
 /// Runs a generation until it has drained. Blocks signals, so the process should do nothing else.

@@ -193,14 +193,14 @@ impl Listeners {
         }
     }
 
-    /// One more in the group of those that are at an address. The group of a socket unit is another user's, and closed to us:
-    /// then the slot shares the socket of another one.
+    /// One more in the group of those that are at an address. The group of a socket unit is another user's, and closed to us, and
+    /// so is its port below 1024, which the kernel looks at first: then the slot shares the socket of another one.
     fn bind_or_share(&self, endpoint: &Endpoint, address: SocketAddr) -> io::Result<OwnedFd> {
         let socket = tcp(address, &self.endpoints)?;
         socket.set_reuse_port(true)?;
         match socket.bind(&address.into()) {
             Ok(()) => Ok(socket.into()),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Err(error) if is_closed_to_us(error.kind()) => {
                 let all: Vec<&Listener> = self.slots.iter().flatten().filter(|l| l.endpoint == *endpoint).collect();
                 // One after the other, so that each is shared by as many.
                 let shared = all.get(self.slots.len() % all.len().max(1)).ok_or(error)?;
@@ -229,6 +229,11 @@ impl Listeners {
     pub(crate) fn remove_files(&self) {
         self.files.iter().for_each(SocketFile::remove);
     }
+}
+
+/// Whether a failure of bind(2) says that an address is another user's.
+fn is_closed_to_us(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
 }
 
 /// That a socket which came from elsewhere is what it is said to be.

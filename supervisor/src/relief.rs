@@ -132,6 +132,7 @@ impl Supervisor<'_> {
                 }
                 Err(error) => {
                     tracing::error!(slot, %error, "cannot fork a worker; trying again in a second");
+                    self.place_mut(slot).last_cause = Some(format!("cannot fork: {error}"));
                     let at = self.now + FORK_RETRY;
                     self.place_mut(slot).relief = Some(Relief::Due { at });
                 }

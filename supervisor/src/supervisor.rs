@@ -23,7 +23,7 @@ use crate::rebalance::Rebalance;
 use crate::signals::Wish;
 use crate::slot::{Event, Slot, Terms};
 use crate::sys::Signals;
-use crate::takeover::{Door, Driver, Joined, Peer, Probe, ProbeJob, Role, Upgrade};
+use crate::takeover::{self, Door, Driver, Joined, Peer, Probe, ProbeJob, Role, Upgrade};
 use crate::transfer::Transfer;
 use crate::{Error, Service, Settings};
 
@@ -75,6 +75,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) board: Rc<Scoreboard>,
     pub(crate) listeners: Listeners,
     pub(crate) control: Control,
+    /// Why a socket that was deleted cannot be made anew, as was logged.
+    pub(crate) unrestored: Option<String>,
     pub(crate) notifier: Notifier,
     pub(crate) places: Vec<Place>,
     pub(crate) phase: Phase,
@@ -150,7 +152,7 @@ impl<'a> Supervisor<'a> {
         let group = settings.control_group.as_deref();
         // The name of the incumbent is free only once it is gone.
         let upgrade = joined.as_ref().is_some_and(|joined| joined.same_color);
-        let name = if upgrade { format!("{}.next", settings.color) } else { settings.color.clone() };
+        let name = if upgrade { takeover::next_name(&settings.color) } else { settings.color.clone() };
         let (control, died) = Control::open(&settings.runtime_dir, &name, group)?;
         let door = Door::open(&settings.runtime_dir, &name).inspect_err(|_| control.remove_file())?;
         drop(lock);
@@ -206,6 +208,7 @@ impl<'a> Supervisor<'a> {
             board,
             listeners,
             control,
+            unrestored: None,
             notifier,
             places,
             phase: Phase::Starting,
@@ -283,6 +286,7 @@ impl<'a> Supervisor<'a> {
             }
             self.next_second = self.now + SECOND;
             self.watch();
+            self.restore_sockets();
             for (slot, place) in self.places.iter_mut().enumerate() {
                 let messages = self.board.slot(slot as SlotId).counter(COUNTER_MESSAGES);
                 place.rate.sample(self.now, messages);
@@ -319,6 +323,7 @@ impl<'a> Supervisor<'a> {
                 }
                 Err(error) => {
                     tracing::error!(slot, %error, "cannot fork a worker; trying again in a second");
+                    self.place_mut(slot).last_cause = Some(format!("cannot fork: {error}"));
                     self.apply(slot, Event::ForkFailed);
                 }
             }

@@ -25,6 +25,10 @@ const UNDERSTOOD: [Signal; 8] = [
     Signal::SIGTTOU,
 ];
 
+/// Those of them that ask a running service for something. Their default action is death, which nobody means who sends one a
+/// moment too early. The others end a start as they end any program.
+const REQUESTS: [Signal; 5] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
+
 /// What a service manager's watchdog may send to the whole cgroup to end a supervisor whose loop does not turn. That has the
 /// signal's default action, death with a core, and its workers go on without it, so that they can say goodbye.
 const WATCHDOG: Signal = Signal::SIGXCPU;
@@ -54,9 +58,10 @@ impl Signals {
         Ok(Signals(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }
 
-    /// Lets them come again as they did before.
+    /// Lets them come again as they did before, but for requests, see [`hold_requests`].
     pub(crate) fn unblock(self) -> io::Result<()> {
-        let mask: SigSet = UNDERSTOOD.into_iter().chain([Signal::SIGCHLD]).collect();
+        let ending = UNDERSTOOD.into_iter().filter(|signal| !REQUESTS.contains(signal));
+        let mask: SigSet = ending.chain([Signal::SIGCHLD]).collect();
         mask.thread_unblock()?;
         Ok(())
     }
@@ -69,6 +74,11 @@ impl Signals {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// Keeps signals that ask a running service for something waiting, until [`Signals::block`] takes them.
+pub(crate) fn hold_requests() -> io::Result<()> {
+    Ok(SigSet::from_iter(REQUESTS).thread_block()?)
 }
 
 impl AsFd for Signals {

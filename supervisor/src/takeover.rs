@@ -195,6 +195,16 @@ fn generation(color: &str, version: &str) -> Generation {
 }
 
 /// The door of a generation.
+/// Under which name a generation of a color comes up while another one of that color runs.
+pub(crate) fn next_name(color: &str) -> String {
+    format!("{color}.next")
+}
+
+/// Returns the longest path of a socket that any generation of a service needs in its runtime directory.
+pub fn longest_socket_path(directory: &Path) -> std::path::PathBuf {
+    door_path(directory, &next_name("green"))
+}
+
 fn door_path(directory: &Path, name: &str) -> std::path::PathBuf {
     directory.join(format!("{name}.takeover"))
 }

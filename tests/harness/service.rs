@@ -34,7 +34,8 @@ pub struct Builder {
     user: Option<u32>,
     state_dir: Option<PathBuf>,
     listen: Option<String>,
-    descriptors: Option<u64>,
+    /// The soft limit and the hard one; none: ours.
+    descriptors: Option<(u64, u64)>,
 }
 
 /// A running baton. Dropping it kills all its processes.
@@ -156,7 +157,13 @@ impl Builder {
 
     /// With so many descriptors a process, `RLIMIT_NOFILE`.
     pub fn descriptors(mut self, limit: u64) -> Builder {
-        self.descriptors = Some(limit);
+        self.descriptors = Some((limit, limit));
+        self
+    }
+
+    /// With so many descriptors a process that it may raise to so many itself.
+    pub fn descriptors_of_shell(mut self, soft: u64, hard: u64) -> Builder {
+        self.descriptors = Some((soft, hard));
         self
     }
 
@@ -183,8 +190,8 @@ impl Builder {
         if let Some(uid) = self.user {
             command.uid(uid).gid(uid);
         }
-        if let Some(limit) = self.descriptors {
-            let act = move || setrlimit(Resource::RLIMIT_NOFILE, limit, limit).map_err(Into::into);
+        if let Some((soft, hard)) = self.descriptors {
+            let act = move || setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Into::into);
             // SAFETY: one system call, which is all that may be done between fork and exec.
             unsafe { command.pre_exec(act) };
         }

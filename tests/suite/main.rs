@@ -15,6 +15,7 @@ mod examples;
 mod faults;
 mod floods;
 mod handoff;
+mod host;
 mod http;
 mod load_test;
 mod logs;

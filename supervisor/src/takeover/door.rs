@@ -50,21 +50,22 @@ impl Door {
     /// Opens the door of a generation whose control socket is held already: nobody else can want it.
     pub(crate) fn open(directory: &Path, name: &str) -> Result<Door, Error> {
         let path = door_path(directory, name);
-        let open = || -> io::Result<Socket> {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
-            let socket = Socket::new(Domain::UNIX, Type::SEQPACKET.nonblocking(), None)?;
-            let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-            let bound = socket.bind(&SockAddr::unix(&path)?);
-            nix::sys::stat::umask(before);
-            bound?;
-            socket.listen(4)?;
-            Ok(socket)
+        let socket = match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => listen(&path),
         };
-        let socket = open().map_err(|source| Error::Control { path: path.clone(), source })?;
+        let socket = socket.map_err(|source| Error::Control { path: path.clone(), source })?;
         Ok(Door { socket, identity: identity(&path), path })
+    }
+
+    /// Makes it anew if its file is gone, in a directory that is there. Returns whether it did.
+    pub(crate) fn restore(&mut self) -> io::Result<bool> {
+        if identity(&self.path).is_some() {
+            return Ok(false);
+        }
+        self.socket = listen(&self.path)?;
+        self.identity = identity(&self.path);
+        Ok(true)
     }
 
     /// Lets in who is outside, if it is root or who we are.
@@ -95,6 +96,18 @@ impl Door {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Binds a door that only we, and root, can knock at.
+fn listen(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET.nonblocking(), None)?;
+    let address = SockAddr::unix(path)?;
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let bound = socket.bind(&address);
+    nix::sys::stat::umask(before);
+    bound?;
+    socket.listen(4)?;
+    Ok(socket)
 }
 
 impl AsFd for Door {

@@ -1,5 +1,7 @@
 //! systemd holds the listening sockets, and starts the service for the first client.
 
+use std::net::SocketAddr;
+
 use super::knocking::{Knocking, everybody_is_served};
 use super::{SETTINGS, clients, count, farewell};
 use crate::harness::machine::{ADDRESS, Image};
@@ -41,6 +43,26 @@ async fn the_first_client_starts_the_service_and_it_can_be_promoted() {
     // Whom the unit names.
     assert_eq!(http::get(ADDRESS, "/healthz").expect("an answer").status, 200);
     machine.await_property("baton@blue", "ActiveState", |state| state == "active");
+}
+
+#[test]
+fn a_port_below_1024_is_shared_by_all_slots_and_by_those_that_come_later() {
+    if !is_root() {
+        return;
+    }
+    let socket = "[Socket]\nListenStream=\nListenStream=0.0.0.0:80\n";
+    let settings = format!("{SETTINGS}listen = \"0.0.0.0:80\"\n");
+    let machine = Image::with_baton(&settings)
+        .file(DROP_IN, include_str!("../../../systemd/socket-activation.conf"))
+        .file("/etc/systemd/system/baton.socket.d/test.conf", socket)
+        .boot();
+    machine.ok("systemctl enable --quiet --now baton.socket");
+    machine.ok("systemctl start baton@blue");
+    machine.ok("batonctl scale 4");
+    let status = machine.status("blue").expect("it answers");
+    assert!(status.slots.iter().all(|slot| slot.pid.is_some()) && status.slots.len() == 4, "{status:?}");
+    let ready = http::get(SocketAddr::new(ADDRESS.ip(), 80), "/readyz").expect("an answer");
+    assert_eq!(ready.status, 200, "{ready:?}");
 }
 
 #[test]
