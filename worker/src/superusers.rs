@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::redis::{Failure, Line};
 use crate::settings::Settings;
 use crate::store::PrepareError;
+use crate::worker::BLOCKED_THREADS_WAIT;
 
 pub use name::{Name, NameError};
 pub use password::{Password, PasswordError, PasswordHash};
@@ -155,5 +156,8 @@ pub fn change(settings: &Settings, change: Change) -> Result<(), SuperuserError>
 fn wait<T>(work: impl Future<Output = Result<T, SuperuserError>>) -> Result<T, SuperuserError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let failed = |error: std::io::Error| Failure::new(crate::redis::Reason::Other, format!("no runtime: {error}"));
-    runtime.map_err(failed)?.block_on(work)
+    let runtime = runtime.map_err(failed)?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(BLOCKED_THREADS_WAIT);
+    outcome
 }

@@ -167,8 +167,15 @@ pub fn run<A: App>(inheritance: Inheritance, settings: Settings, app: A, hooks: 
         Err(error) => return fail(&inheritance.channel, format!("cannot build the runtime: {error}")),
     };
     let local = LocalSet::new();
-    local.block_on(&runtime, serve(inheritance, settings, app, hooks, begun))
+    let code = local.block_on(&runtime, serve(inheritance, settings, app, hooks, begun));
+    drop(local);
+    runtime.shutdown_timeout(BLOCKED_THREADS_WAIT);
+    code
 }
+
+/// How long an exit waits for threads in calls that block. Names are looked up there, and a resolver may not answer for
+/// half a minute.
+pub(crate) const BLOCKED_THREADS_WAIT: Duration = Duration::from_millis(250);
 
 /// How long a new worker waits for its backplane before it serves without.
 const FIRST_LINK: Duration = Duration::from_secs(1);

@@ -14,6 +14,7 @@ use crate::lifetimes::Lifetimes;
 use crate::redis::{Connection, Connector, Failure, Payload, Reason, Settings, Subscription, describe};
 use crate::sessions::ResetError;
 use crate::token::Token;
+use crate::worker::BLOCKED_THREADS_WAIT;
 
 /// What is tried is gone after a second or two.
 const BRIEF: Lifetimes = Lifetimes { session: 1, new: 1 };
@@ -29,7 +30,9 @@ const MAX_TEXT_BYTES: usize = 256;
 pub fn check_redis(settings: &Settings) -> Result<String, String> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot make a runtime: {error}"))?;
-    runtime.block_on(check(settings)).map_err(|failure| format!("{}: {failure}", settings.address))
+    let checked = runtime.block_on(check(settings));
+    runtime.shutdown_timeout(BLOCKED_THREADS_WAIT);
+    checked.map_err(|failure| format!("{}: {failure}", settings.address))
 }
 
 async fn check(settings: &Settings) -> Result<String, Failure> {
