@@ -98,7 +98,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, Problems> {
     }
     config.supervisor.digest = format!("{:016x}", digest.finish());
     config.supervisor.backplane = match &config.worker.redis {
-        Some(redis) => format!("redis ({}, prefix {})", redis.address, redis.prefix),
+        Some(redis) => format!("redis ({}, prefix {})", redis.address.data(), redis.prefix),
         None => format!("embedded ({})", config.worker.state_dir.display()),
     };
     Ok(Loaded { config, file: gathered.file, raw })

@@ -161,7 +161,7 @@ fn allow_change(old: &Config, new: &Config) -> Result<(), String> {
     let fixed = [
         ("state-dir", old.state_dir != new.state_dir),
         ("store-max-size", old.store_max_size != new.store_max_size),
-        ("redis-url", redis(|old, new| old.address != new.address)),
+        ("redis-url", redis(|old, new| old.address.data() != new.address.data())),
         ("redis-ca-file", redis(|old, new| old.ca_file != new.ca_file)),
         ("redis-prefix", redis(|old, new| old.prefix != new.prefix)),
     ];
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_redis_only_the_time_it_may_take_changes_while_the_service_runs() {
+    fn of_redis_its_data_stays_while_the_service_runs() {
         let config = |key: &'static str, value: &str| {
             let flags = [("redis-url", "redis://h"), ("runtime-dir", "/tmp"), ("state-dir", "/tmp"), (key, value)];
             let flags = flags.map(|(key, value)| (key, vec![value.to_owned()])).into();
@@ -188,6 +188,7 @@ mod tests {
         };
         let old = config("redis-prefix", "baton");
         assert_eq!(allow_change(&old, &config("redis-timeout", "100ms")), Ok(()));
+        assert_eq!(allow_change(&old, &config("redis-url", "redis://ann:secret@H:6379/0")), Ok(()));
         for (key, value) in [("redis-url", "redis://h/1"), ("redis-url", "none"), ("redis-prefix", "other")] {
             let refused = allow_change(&old, &config(key, value)).expect_err(key);
             assert!(refused.starts_with(&format!("{key} cannot change")), "{refused}");

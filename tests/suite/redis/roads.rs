@@ -1,11 +1,14 @@
 //! The ways to Redis: TLS, a Unix socket, a database, a prefix, a password; and what is never told of them.
 
+use std::net::UdpSocket;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::{AWAY, BACK, assert_put_off, host, patient, wait_degraded, wait_whole};
 use crate::harness::redis::Setup;
 use crate::harness::service::{Builder, baton, forget_settings};
-use crate::harness::{Client, Redis, Service, http};
+use crate::harness::{Client, Redis, SOON, Service, free_address, http};
 
 const PASSWORD: &str = "open-s3same";
 
@@ -200,4 +203,65 @@ async fn batonctl_tells_of_the_backplane() {
     assert!(page.contains("cannot be reached") && json.contains("cannot be reached"), "{page} {json}");
     let status = String::from_utf8(service.ctl(&["status"]).stdout).expect("UTF-8");
     assert!(status.contains("DEGRADED") && status.contains("cannot be reached"), "{status}");
+}
+
+/// A command that finds this in place of the machine's `/etc/resolv.conf`, before the words of another.
+fn with_resolver(file: &Path) -> Command {
+    let mut outer = Command::new("unshare");
+    outer.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\""]).arg(file);
+    outer
+}
+
+#[test]
+fn a_resolver_that_does_not_answer_holds_no_exit_up() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("left out: only root may mount");
+        return;
+    }
+    // Port 53 is the only one that a resolver can have; of the addresses there are plenty.
+    let resolver = UdpSocket::bind((free_address().ip(), 53)).expect("root may");
+    resolver.set_read_timeout(Some(SOON)).expect("a socket");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("resolv.conf");
+    let ip = resolver.local_addr().expect("bound").ip();
+    std::fs::write(&file, format!("nameserver {ip}\noptions timeout:30 attempts:5\n")).expect("a file of ours");
+    let url = "redis://redis.invalid:6379";
+    let service = host().with("--redis-url", url).within(with_resolver(&file)).start();
+    resolver.recv_from(&mut [0; 512]).expect("it is asked");
+    assert_eq!(service.stop().code(), Some(0));
+    let begun = Instant::now();
+    let mut check = with_resolver(&file);
+    forget_settings(&mut check);
+    let (code, text) = said(check.arg(baton()).args(["check-config", "--connect"]).env("REDIS_URL", url));
+    assert!(code == Some(1) && text.contains("not connected after"), "{text}");
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn the_user_and_password_of_redis_change_while_the_service_runs() {
+    let redis = Redis::start();
+    let right = |password: &str| format!("redis://ann:{password}@{}/0", redis.address);
+    redis.ask(&["ACL", "SETUSER", "ann", "on", ">first", "~*", "&*", "+@all"]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("baton.toml");
+    let write = |url: &str| std::fs::write(&file, format!("redis-url = {url:?}\n")).expect("a file of ours");
+    write(&right("first"));
+    let service = host().with("--config", file.display()).start();
+    let mut client = Client::connect(&service.url()).await;
+    client.send("hello").await;
+    assert_eq!(client.count().await, 1);
+    redis.ask(&["ACL", "SETUSER", "ann", "resetpass", ">second"]);
+    write(&right("second").replace("/0", ""));
+    let output = service.ctl(&["reload"]);
+    assert!(output.status.success(), "{output:?}");
+    client.send("hello").await;
+    assert_eq!(client.count().await, 2);
+    wait_whole(&service).await;
+    // It is with the new one that it is there: nobody has the old one any more.
+    assert!(redis.ask(&["CLIENT", "LIST"]).contains("user=ann"));
+    let output = service.ctl(&["reload"]);
+    assert!(output.status.success(), "{output:?}");
+    write(&right("second").replace("/0", "/1"));
+    let output = service.ctl(&["reload"]);
+    assert!(!output.status.success(), "other data: {output:?}");
 }

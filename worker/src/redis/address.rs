@@ -39,7 +39,7 @@ pub(crate) enum Place {
 }
 
 /// A host and a port; an IPv6 address is without its brackets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Node {
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -124,12 +124,37 @@ impl Address {
         }
     }
 
+    /// Which data this is, without who asks for it: equal texts are the same data. Hosts are compared by name.
+    pub fn data(&self) -> String {
+        let mut plain = Address { credentials: None, ..self.clone() };
+        match &mut plain.place {
+            Place::Server { node, .. } => node.normalize(),
+            Place::Sentinel { sentinels: nodes, .. } | Place::Cluster { nodes, .. } => {
+                nodes.iter_mut().for_each(Node::normalize);
+                nodes.sort_unstable();
+                nodes.dedup();
+            }
+            Place::Socket(_) => {}
+        }
+        plain.to_string()
+    }
+
     /// Whether keys are spread over several servers.
     pub fn is_cluster(&self) -> bool {
         match &self.place {
             Place::Cluster { .. } => true,
             Place::Server { .. } | Place::Socket(_) | Place::Sentinel { .. } => false,
         }
+    }
+}
+
+impl Node {
+    /// Names have no case, and an IPv6 address has many spellings.
+    fn normalize(&mut self) {
+        self.host = match self.host.parse::<Ipv6Addr>() {
+            Ok(address) => address.to_string(),
+            Err(_) => self.host.to_ascii_lowercase(),
+        };
     }
 }
 

@@ -296,7 +296,8 @@ impl Connection {
     }
 
     /// The name of the command that reaches every subscription of [`Connector::subscribe`].
-    pub(crate) fn publish_command(&self) -> &'static str {
+    #[cfg(test)]
+    pub(super) fn publish_command(&self) -> &'static str {
         match self {
             Connection::Single(_) => "PUBLISH",
             Connection::Cluster(_) => "SPUBLISH",

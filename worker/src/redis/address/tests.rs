@@ -170,3 +170,34 @@ proptest! {
         prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address));
     }
 }
+
+#[test]
+fn who_asks_and_how_it_is_spelled_does_not_make_it_other_data() {
+    let data = |text: &str| text.parse::<Address>().unwrap().data();
+    for same in [
+        ["redis://h", "redis://ann:secret@H:6379/0"],
+        ["rediss://[::1]", "rediss://:x@[0:0::0:1]:6379/"],
+        ["unix:///run/r.sock", "redis+unix:///run/r.sock?db=0&user=ann&pass=secret"],
+        ["redis+sentinel://a,b:1/m", "redis+sentinel://:x@b:1,A:26379,a/m/0"],
+        ["redis+cluster://a,b", "redis+cluster://ann:x@b,a"],
+    ] {
+        assert_eq!(data(same[0]), data(same[1]));
+        assert!(!data(same[1]).contains("ann") && !data(same[1]).contains("***"), "{}", data(same[1]));
+    }
+    let others = [
+        "redis://h",
+        "redis://h/1",
+        "redis://h:1",
+        "redis://g",
+        "rediss://h",
+        "redis+cluster://h",
+        "redis+sentinel://h/m",
+        "redis+sentinel://h/n",
+        "redis+sentinel://h/m/1",
+        "redis+sentinel://g/m",
+        "unix:///h",
+        "unix:///h?db=1",
+    ];
+    let all: std::collections::BTreeSet<String> = others.map(data).into();
+    assert_eq!(all.len(), others.len(), "{all:?}");
+}
