@@ -87,7 +87,8 @@ async fn status_tells_of_the_whole_generation() {
     });
     let expected = json!({
         "color": "green", "version": env!("CARGO_PKG_VERSION"), "connections": 8, "messages": 8,
-        "backplane": {"kind": "embedded", "ok": true}, "heartbeat_interval_seconds": 2700.0,
+        "backplane": {"kind": "embedded", "ok": true, "degraded_since": null, "reason": null},
+        "heartbeat_interval_seconds": 2700.0,
     });
     assert_eq!(stable, expected);
     assert!(status["uptime_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0 && seconds < 600.0), "{status}");
