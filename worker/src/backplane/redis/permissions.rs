@@ -15,6 +15,9 @@ use crate::batch::Outcome;
 use crate::redis::testing::Server;
 use crate::redis::{Connector, Failure, Reason};
 
+/// Makes the same call of a script again.
+type Call<'a> = Box<dyn Fn() -> Cmd + 'a>;
+
 /// All that the scripts call.
 fn commands() -> Vec<&'static str> {
     let mut commands = script::commands();
@@ -53,10 +56,8 @@ async fn each_script_does_all_or_nothing_whichever_command_is_refused() {
     };
     let me = "me";
     let mut refusals = 0;
-    let mut source = 0;
-    for command in commands() {
-        source += 1;
-        let calls: [(&str, Box<dyn Fn() -> Cmd>); 4] = [
+    for (source, command) in (1..).zip(commands()) {
+        let calls: [(&str, Call<'_>); 4] = [
             ("commit", Box::new(|| layout.commit(&scripts, &unit(source)))),
             ("publish", {
                 let id = UnitId { source, number: 1 };
