@@ -15,7 +15,7 @@ scripts/systemd-root.sh
 scripts/cargo-deb.sh
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! cargo test --locked --workspace "$@" 2>&1 | tee "$log"; then
+if ! cargo test --locked --workspace --no-fail-fast "$@" 2>&1 | tee "$log"; then
   # Again, behind the backtraces and the logs of services.
   printf '\nwhat failed:\n' >&2
   grep --text --after-context=3 "^thread '.*' .*panicked at " "$log" | grep --text --invert-match '^ *[0-9]*:\|^stack backtrace:' >&2 || true

@@ -233,7 +233,7 @@ fn redis_is_told_where_it_is_and_whom_to_trust() {
     let redis = config.worker.redis.clone().unwrap();
     assert_eq!(redis.address, "redis://:hunter2@h:6379/2".parse().unwrap());
     assert_eq!((redis.prefix.as_str(), redis.timeout, redis.ca_file), ("baton", Duration::from_millis(500), None));
-    assert_eq!(config.supervisor.backplane, "redis (redis://:***@h:6379/2, prefix baton)");
+    assert_eq!(config.supervisor.backplane, "redis (redis://h:6379/2, prefix baton)");
     assert!(!format!("{config:?}").contains("hunter2"));
 
     let directory = tempfile::tempdir().unwrap();
