@@ -415,7 +415,7 @@ fn secrets_are_never_shown() {
     let service = builder.start();
     let status = crate::harness::http::get(service.address, "/status").expect("an answer").body;
     assert!(!status.contains(SECRET) && !service.log().contains(SECRET));
-    assert_eq!(service.status().backplane, "redis (redis://:***@127.0.0.1:1/0, prefix baton)");
+    assert_eq!(service.status().backplane, "redis (redis://127.0.0.1:1/0, prefix baton)");
 }
 
 #[test]
